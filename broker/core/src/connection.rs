@@ -1,0 +1,615 @@
+//! The life of one connection.
+//!
+//! ```text
+//!            verdict and registered                 close
+//!  Opening ------------------------> Open -----------------------> Closing
+//!   |  |                              |                               |
+//!   |  | client left, verdict owed    | ended                         | ended, or
+//!   |  v                              v                               v too late
+//!   | Abandoned ------------------> Closed <--------------------------+
+//!   | refused, fenced                 ^
+//!   +---------------------------------+
+//! ```
+//!
+//! Registering in the directory and calling `$connect` go on side by side, so that the commit hides
+//! behind the backend's own latency. What the directory was told must be taken back: `Retire`
+//! follows once if and only if `Register` did.
+//!
+//! Inputs are `on_*`, [`Connection::close`] and [`Connection::handle_timeout`]; outputs are drained
+//! with [`Connection::poll_action`] and [`Connection::poll_timeout`].
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+#[derive(Debug)]
+pub struct Connection {
+    state: State,
+    limits: Arc<Limits>,
+    lifetime_max: Option<Duration>,
+    actions: VecDeque<Action>,
+}
+
+/// How long a connection may do what.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Without a message in either direction. None is forever.
+    pub idle_max: Option<Duration>,
+    /// Between two of our Pings. None is never.
+    pub ping_interval: Option<Duration>,
+    /// From a Ping to the first sign of life.
+    pub pong_max: Duration,
+    /// From our Close frame to the client's.
+    pub closing_max: Duration,
+    /// Messages that the backend has not answered yet. More are left in the socket.
+    pub in_flight_max: u32,
+}
+
+#[derive(Debug)]
+enum State {
+    Opening { verdict: Option<Verdict>, registered: bool },
+    Abandoned { cause: CloseCause },
+    Open(Open),
+    Closing { deadline: Instant, cause: CloseCause },
+    Closed,
+}
+
+#[derive(Debug)]
+struct Open {
+    lifetime_ends_at: Option<Instant>,
+    /// The last message in either direction.
+    active_at: Instant,
+    /// The last sign of life from the client.
+    heard_at: Instant,
+    pinged_at: Option<Instant>,
+    in_flight: u32,
+}
+
+/// What the shell is to do next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Tell the directory.
+    Register,
+    /// Ask the `$connect` integration.
+    CallConnect,
+    /// Answer the handshake with 101.
+    Upgrade,
+    /// Answer the handshake with this status.
+    Refuse {
+        status: u16,
+    },
+    /// Give the message that was just received to its route.
+    Dispatch,
+    Ping,
+    /// Accept no more posts, write what was accepted, then a Close frame.
+    SendClose(CloseFrame),
+    /// Accept no more posts. Call `$disconnect` if a cause is given, then take the entry out of the
+    /// directory.
+    Retire {
+        disconnect: Option<CloseCause>,
+    },
+    /// Let go of the socket.
+    Drop,
+}
+
+/// What `$connect` came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    Accepted,
+    Refused {
+        status: u16,
+    },
+    /// The backend may have said yes and we did not hear it.
+    Unknown {
+        status: u16,
+    },
+}
+
+/// A status code and a reason (RFC 6455 section 7.1.5 and 7.1.6).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CloseFrame {
+    pub code: u16,
+    /// At most 123 bytes.
+    pub reason: Arc<str>,
+}
+
+/// Why a connection ended. The whole table of causes: there is no "other".
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CloseCause {
+    /// The client sent a Close frame, perhaps without a code.
+    ByClient(Option<CloseFrame>),
+    ByBackend(CloseFrame),
+    /// No message in either direction for too long.
+    Idle,
+    /// It has lived as long as it may.
+    Lifetime,
+    /// It did not answer our Ping.
+    Unresponsive,
+    /// It read too slowly, and the stage closes such clients.
+    TooSlow,
+    /// The socket ended without a Close frame.
+    Lost,
+    /// The client broke the WebSocket protocol.
+    ProtocolError,
+    NotUtf8,
+    MessageTooBig,
+    /// It sent a binary message where the stage takes none.
+    BinaryRefused,
+    /// The node is being shut down.
+    Drained(CloseFrame),
+    /// The node lost its lease: another may speak for it soon.
+    Fenced,
+}
+
+impl CloseCause {
+    /// RFC 6455 section 7.4.1. 1005 and 1006 are for the books: no frame may carry them.
+    pub fn code(&self) -> u16 {
+        match self {
+            CloseCause::ByClient(None) => 1005,
+            CloseCause::ByClient(Some(frame))
+            | CloseCause::ByBackend(frame)
+            | CloseCause::Drained(frame) => frame.code,
+            CloseCause::Idle | CloseCause::Lifetime => 1001,
+            CloseCause::Unresponsive | CloseCause::Lost => 1006,
+            CloseCause::TooSlow => 1013,
+            CloseCause::ProtocolError => 1002,
+            CloseCause::NotUtf8 => 1007,
+            CloseCause::MessageTooBig => 1009,
+            CloseCause::BinaryRefused => 1003,
+            CloseCause::Fenced => 1012,
+        }
+    }
+
+    /// As API Gateway words it in `disconnectReason`, where that is known.
+    pub fn reason(&self) -> &str {
+        match self {
+            CloseCause::ByClient(None) => "Client-side close frame status not set",
+            CloseCause::ByClient(Some(frame))
+            | CloseCause::ByBackend(frame)
+            | CloseCause::Drained(frame) => &frame.reason,
+            CloseCause::Idle | CloseCause::Lifetime => "Going away",
+            CloseCause::Unresponsive | CloseCause::Lost => "Connection closed abnormally",
+            CloseCause::TooSlow => "Client reads too slowly",
+            CloseCause::ProtocolError => "Protocol error",
+            CloseCause::NotUtf8 => "Invalid UTF-8",
+            CloseCause::MessageTooBig => "Message too big",
+            CloseCause::BinaryRefused => "Binary is not supported",
+            CloseCause::Fenced => "Service restart",
+        }
+    }
+
+    fn frame(&self) -> CloseFrame {
+        CloseFrame { code: self.code(), reason: self.reason().into() }
+    }
+}
+
+impl Connection {
+    /// A handshake that admission let in. It may live for `lifetime_max` from its 101 on, forever
+    /// if None: not one of the shared limits, since lifetimes are spread by chance.
+    pub fn new(limits: Arc<Limits>, lifetime_max: Option<Duration>) -> Connection {
+        let state = State::Opening { verdict: None, registered: false };
+        let actions = VecDeque::from([Action::Register, Action::CallConnect]);
+        Connection { state, limits, lifetime_max, actions }
+    }
+
+    /// The `$connect` integration answered, or never will.
+    pub fn on_verdict(&mut self, now: Instant, verdict: Verdict) {
+        match &mut self.state {
+            State::Opening { verdict: slot, .. } => {
+                *slot = Some(verdict);
+                self.decide_opening(now);
+            }
+            State::Abandoned { cause } => {
+                let disconnect = match verdict {
+                    Verdict::Accepted | Verdict::Unknown { .. } => Some(cause.clone()),
+                    Verdict::Refused { .. } => None,
+                };
+                self.enter(State::Closed, [Action::Retire { disconnect }, Action::Drop]);
+            }
+            State::Open(_) | State::Closing { .. } | State::Closed => (),
+        }
+    }
+
+    /// The directory committed our entry: from here on the connection can be addressed.
+    pub fn on_registered(&mut self, now: Instant) {
+        if let State::Opening { registered, .. } = &mut self.state {
+            *registered = true;
+            self.decide_opening(now);
+        }
+    }
+
+    /// Our run is over. Its connections are debts by now, which others settle.
+    pub fn on_fenced(&mut self, now: Instant) {
+        match self.state {
+            State::Opening { .. } => {
+                self.enter(State::Closed, [Action::Refuse { status: 503 }, Action::Drop]);
+            }
+            State::Open(_) => self.close(now, CloseCause::Fenced),
+            State::Abandoned { .. } => self.enter(State::Closed, [Action::Drop]),
+            State::Closing { .. } | State::Closed => (),
+        }
+    }
+
+    pub fn on_message(&mut self, now: Instant) {
+        if let State::Open(open) = &mut self.state {
+            open.active_at = now;
+            open.heard_at = now;
+            open.in_flight += 1;
+            self.actions.push_back(Action::Dispatch);
+        }
+    }
+
+    /// A message that was dispatched has been dealt with.
+    pub fn on_dispatched(&mut self) {
+        if let State::Open(open) = &mut self.state {
+            open.in_flight = open.in_flight.saturating_sub(1);
+        }
+    }
+
+    /// A message was written to the client.
+    pub fn on_sent(&mut self, now: Instant) {
+        if let State::Open(open) = &mut self.state {
+            open.active_at = now;
+        }
+    }
+
+    /// The client sent a Ping of its own, which keeps the connection from being idle. API Gateway's
+    /// documentation does not say; clients that ping do so to stay connected.
+    pub fn on_ping(&mut self, now: Instant) {
+        if let State::Open(open) = &mut self.state {
+            open.active_at = now;
+            open.heard_at = now;
+        }
+    }
+
+    pub fn on_pong(&mut self, now: Instant) {
+        if let State::Open(open) = &mut self.state {
+            open.heard_at = now;
+        }
+    }
+
+    /// We want it closed: says farewell and waits a little for the client's.
+    pub fn close(&mut self, now: Instant, cause: CloseCause) {
+        match self.state {
+            State::Open(_) => {
+                let farewell = Action::SendClose(cause.frame());
+                let deadline = now + self.limits.closing_max;
+                self.enter(State::Closing { deadline, cause }, [farewell]);
+            }
+            State::Opening { .. } => {
+                self.actions.push_back(Action::Refuse { status: 503 });
+                self.on_ended(cause);
+            }
+            State::Abandoned { .. } | State::Closing { .. } | State::Closed => (),
+        }
+    }
+
+    /// The socket is over: nothing more can be read or written.
+    pub fn on_ended(&mut self, cause: CloseCause) {
+        match &self.state {
+            State::Opening { verdict: None, .. } => self.enter(State::Abandoned { cause }, []),
+            State::Opening { verdict: Some(_), .. } | State::Open(_) => self.retire(cause),
+            // Why we closed it says more than how it then ended.
+            State::Closing { cause, .. } => {
+                let cause = cause.clone();
+                self.retire(cause);
+            }
+            State::Abandoned { .. } | State::Closed => (),
+        }
+    }
+
+    pub fn handle_timeout(&mut self, now: Instant) {
+        let Some(due) = self.poll_timeout() else { return };
+        if now < due {
+            return;
+        }
+        match &mut self.state {
+            State::Open(open) => match open.overdue(&self.limits, now) {
+                Some(CloseCause::Unresponsive) => self.retire(CloseCause::Unresponsive),
+                Some(cause) => self.close(now, cause),
+                None => {
+                    open.pinged_at = Some(now);
+                    self.actions.push_back(Action::Ping);
+                }
+            },
+            State::Closing { cause, .. } => {
+                let cause = cause.clone();
+                self.retire(cause);
+            }
+            State::Opening { .. } | State::Abandoned { .. } | State::Closed => (),
+        }
+    }
+
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        match &self.state {
+            State::Open(open) => open.next_timeout(&self.limits),
+            State::Closing { deadline, .. } => Some(*deadline),
+            State::Opening { .. } | State::Abandoned { .. } | State::Closed => None,
+        }
+    }
+
+    pub fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// Whether another message should be read from the socket. While closing, what the client
+    /// still sends is read and ignored, until its Close frame.
+    pub fn wants_messages(&self) -> bool {
+        match &self.state {
+            State::Open(open) => open.in_flight < self.limits.in_flight_max,
+            State::Closing { .. } => true,
+            State::Opening { .. } | State::Abandoned { .. } | State::Closed => false,
+        }
+    }
+
+    fn decide_opening(&mut self, now: Instant) {
+        let State::Opening { verdict, registered } = &self.state else { return };
+        match (*verdict, registered) {
+            (Some(Verdict::Accepted), true) => {
+                let lifetime_ends_at = self.lifetime_max.map(|max| now + max);
+                let open = Open {
+                    lifetime_ends_at,
+                    active_at: now,
+                    heard_at: now,
+                    pinged_at: None,
+                    in_flight: 0,
+                };
+                self.enter(State::Open(open), [Action::Upgrade]);
+            }
+            (Some(Verdict::Refused { status }), _) => {
+                let retire = Action::Retire { disconnect: None };
+                self.enter(State::Closed, [Action::Refuse { status }, retire, Action::Drop]);
+            }
+            (Some(Verdict::Unknown { status }), _) => {
+                self.actions.push_back(Action::Refuse { status });
+                self.retire(CloseCause::Lost);
+            }
+            (Some(Verdict::Accepted), false) | (None, _) => (),
+        }
+    }
+
+    fn retire(&mut self, cause: CloseCause) {
+        let retire = Action::Retire { disconnect: Some(cause) };
+        self.enter(State::Closed, [retire, Action::Drop]);
+    }
+
+    fn enter<const N: usize>(&mut self, state: State, actions: [Action; N]) {
+        self.state = state;
+        self.actions.extend(actions);
+    }
+}
+
+impl Open {
+    fn next_timeout(&self, limits: &Limits) -> Option<Instant> {
+        [
+            self.idle_at(limits),
+            self.lifetime_ends_at,
+            self.unresponsive_at(limits),
+            self.ping_at(limits),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    /// What the connection has to end of by now, if anything.
+    fn overdue(&self, limits: &Limits, now: Instant) -> Option<CloseCause> {
+        let is_due = |due: Option<Instant>| due.is_some_and(|due| due <= now);
+        if is_due(self.unresponsive_at(limits)) {
+            Some(CloseCause::Unresponsive)
+        } else if is_due(self.lifetime_ends_at) {
+            Some(CloseCause::Lifetime)
+        } else if is_due(self.idle_at(limits)) {
+            Some(CloseCause::Idle)
+        } else {
+            None
+        }
+    }
+
+    fn idle_at(&self, limits: &Limits) -> Option<Instant> {
+        limits.idle_max.map(|max| self.active_at + max)
+    }
+
+    fn unresponsive_at(&self, limits: &Limits) -> Option<Instant> {
+        let unanswered = self.pinged_at.filter(|pinged_at| *pinged_at > self.heard_at)?;
+        Some(unanswered + limits.pong_max)
+    }
+
+    fn ping_at(&self, limits: &Limits) -> Option<Instant> {
+        let quiet_since = self.pinged_at.unwrap_or(self.heard_at).max(self.heard_at);
+        limits.ping_interval.map(|interval| quiet_since + interval)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const IDLE: Duration = Duration::from_secs(600);
+    const LIFETIME: Duration = Duration::from_secs(7200);
+    const PING: Duration = Duration::from_secs(60);
+    const PONG: Duration = Duration::from_secs(20);
+    const CLOSING: Duration = Duration::from_secs(5);
+
+    #[test]
+    fn it_opens_once_the_backend_and_the_directory_agree() {
+        let now = Instant::now();
+        let mut connection = Connection::new(limits(), Some(LIFETIME));
+        assert_eq!(drain(&mut connection), [Action::Register, Action::CallConnect]);
+        connection.on_registered(now);
+        assert_eq!(drain(&mut connection), []);
+        connection.on_verdict(now, Verdict::Accepted);
+        assert_eq!(drain(&mut connection), [Action::Upgrade]);
+
+        let mut connection = Connection::new(limits(), Some(LIFETIME));
+        connection.on_verdict(now, Verdict::Accepted);
+        assert_eq!(drain(&mut connection), [Action::Register, Action::CallConnect]);
+        connection.on_registered(now);
+        assert_eq!(drain(&mut connection), [Action::Upgrade]);
+    }
+
+    #[test]
+    fn a_refusal_is_retired_without_disconnect() {
+        let now = Instant::now();
+        let mut connection = opening();
+        connection.on_verdict(now, Verdict::Refused { status: 403 });
+        let retire = Action::Retire { disconnect: None };
+        let refused = [Action::Refuse { status: 403 }, retire, Action::Drop];
+        assert_eq!(drain(&mut connection), refused);
+        connection.on_registered(now);
+        connection.on_ended(CloseCause::Lost);
+        assert_eq!(drain(&mut connection), []);
+    }
+
+    #[test]
+    fn an_unknown_verdict_is_refused_and_owes_a_disconnect() {
+        let mut connection = opening();
+        connection.on_verdict(Instant::now(), Verdict::Unknown { status: 504 });
+        let expected = [Action::Refuse { status: 504 }, retired(CloseCause::Lost), Action::Drop];
+        assert_eq!(drain(&mut connection), expected);
+    }
+
+    #[test]
+    fn who_leaves_while_connecting_owes_a_disconnect_if_the_backend_agreed() {
+        let now = Instant::now();
+        for (verdict, disconnect) in [
+            (Verdict::Accepted, Some(CloseCause::Lost)),
+            (Verdict::Unknown { status: 504 }, Some(CloseCause::Lost)),
+            (Verdict::Refused { status: 403 }, None),
+        ] {
+            let mut connection = opening();
+            connection.on_ended(CloseCause::Lost);
+            assert_eq!(drain(&mut connection), [], "the verdict is still owed");
+            connection.on_registered(now);
+            connection.on_verdict(now, verdict);
+            assert_eq!(drain(&mut connection), [Action::Retire { disconnect }, Action::Drop]);
+        }
+    }
+
+    #[test]
+    fn who_leaves_while_registering_is_still_retired() {
+        let now = Instant::now();
+        let mut connection = opening();
+        connection.on_verdict(now, Verdict::Accepted);
+        connection.on_ended(CloseCause::Lost);
+        connection.on_registered(now);
+        assert_eq!(drain(&mut connection), [retired(CloseCause::Lost), Action::Drop]);
+    }
+
+    #[test]
+    fn idleness_closes_and_retires_once() {
+        let start = Instant::now();
+        let mut connection = open(start, Limits { ping_interval: None, ..limit_values() });
+        connection.on_sent(start + PING);
+        let idle = start + PING + IDLE;
+        assert_eq!(connection.poll_timeout(), Some(idle));
+        connection.handle_timeout(idle);
+        assert_eq!(drain(&mut connection), [Action::SendClose(CloseCause::Idle.frame())]);
+
+        connection.on_ended(CloseCause::Lost);
+        assert_eq!(drain(&mut connection), [retired(CloseCause::Idle), Action::Drop]);
+        connection.handle_timeout(idle + CLOSING);
+        assert_eq!(drain(&mut connection), []);
+    }
+
+    #[test]
+    fn a_client_that_never_answers_our_close_is_dropped() {
+        let start = Instant::now();
+        let mut connection = open(start, limit_values());
+        let frame = CloseFrame { code: 4000, reason: "bye".into() };
+        connection.close(start, CloseCause::ByBackend(frame.clone()));
+        connection.close(start, CloseCause::Idle);
+        assert_eq!(drain(&mut connection), [Action::SendClose(frame.clone())]);
+        connection.handle_timeout(start + CLOSING);
+        let retired = retired(CloseCause::ByBackend(frame));
+        assert_eq!(drain(&mut connection), [retired, Action::Drop]);
+    }
+
+    #[test]
+    fn a_lifetime_ends_however_busy_the_connection_is() {
+        let start = Instant::now();
+        let mut connection = open(start, limit_values());
+        connection.on_ping(start + LIFETIME);
+        connection.handle_timeout(start + LIFETIME);
+        assert_eq!(drain(&mut connection), [Action::SendClose(CloseCause::Lifetime.frame())]);
+    }
+
+    #[test]
+    fn a_client_that_does_not_answer_a_ping_is_given_up() {
+        let start = Instant::now();
+        let mut connection = open(start, limit_values());
+        connection.handle_timeout(start + PING);
+        assert_eq!(drain(&mut connection), [Action::Ping]);
+        connection.on_pong(start + PING + PONG / 2);
+        let next = start + PING + PONG / 2 + PING;
+        assert_eq!(connection.poll_timeout(), Some(next));
+
+        connection.handle_timeout(next);
+        assert_eq!(drain(&mut connection), [Action::Ping]);
+        assert_eq!(connection.poll_timeout(), Some(next + PONG));
+        connection.handle_timeout(next + PONG);
+        assert_eq!(drain(&mut connection), [retired(CloseCause::Unresponsive), Action::Drop]);
+    }
+
+    #[test]
+    fn messages_beyond_the_limit_in_flight_are_left_in_the_socket() {
+        let now = Instant::now();
+        let mut connection = open(now, limit_values());
+        connection.on_message(now);
+        assert!(connection.wants_messages());
+        connection.on_message(now);
+        assert!(!connection.wants_messages());
+        connection.on_dispatched();
+        assert!(connection.wants_messages());
+        assert_eq!(drain(&mut connection), [Action::Dispatch, Action::Dispatch]);
+    }
+
+    #[test]
+    fn a_fenced_run_closes_what_is_open_and_refuses_what_is_opening() {
+        let now = Instant::now();
+        let mut opening = opening();
+        opening.on_fenced(now);
+        assert_eq!(drain(&mut opening), [Action::Refuse { status: 503 }, Action::Drop]);
+
+        let mut open = open(now, limit_values());
+        open.on_fenced(now);
+        assert_eq!(drain(&mut open), [Action::SendClose(CloseCause::Fenced.frame())]);
+    }
+
+    fn open(now: Instant, limits: Limits) -> Connection {
+        let mut connection = Connection::new(Arc::new(limits), Some(LIFETIME));
+        connection.on_verdict(now, Verdict::Accepted);
+        connection.on_registered(now);
+        let opened = [Action::Register, Action::CallConnect, Action::Upgrade];
+        assert_eq!(drain(&mut connection), opened);
+        connection
+    }
+
+    fn opening() -> Connection {
+        let mut connection = Connection::new(limits(), Some(LIFETIME));
+        assert_eq!(drain(&mut connection), [Action::Register, Action::CallConnect]);
+        connection
+    }
+
+    fn retired(cause: CloseCause) -> Action {
+        Action::Retire { disconnect: Some(cause) }
+    }
+
+    fn limits() -> Arc<Limits> {
+        Arc::new(limit_values())
+    }
+
+    fn limit_values() -> Limits {
+        Limits {
+            idle_max: Some(IDLE),
+            ping_interval: Some(PING),
+            pong_max: PONG,
+            closing_max: CLOSING,
+            in_flight_max: 2,
+        }
+    }
+
+    fn drain(connection: &mut Connection) -> Vec<Action> {
+        std::iter::from_fn(|| connection.poll_action()).collect()
+    }
+}

@@ -1,0 +1,14 @@
+//! Everything the broker decides, and nothing it does.
+//!
+//! No `async`, no clock, no chance, no I/O, no order that depends on hashing: time and random bits
+//! are arguments, so that the same story is always told the same way.
+
+pub mod connection;
+pub mod directory;
+pub mod ids;
+pub mod liveness;
+pub mod message;
+pub mod outbox;
+pub mod placement;
+pub mod recent;
+pub mod roster;

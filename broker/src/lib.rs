@@ -1,0 +1,1 @@
+//! Posthorn: a clustered WebSocket broker.
