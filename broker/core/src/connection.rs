@@ -1,19 +1,21 @@
 //! The life of one connection.
 //!
 //! ```text
-//!            verdict and registered                 close
-//!  Opening ------------------------> Open -----------------------> Closing
-//!   |  |                              |                               |
-//!   |  | client left, verdict owed    | ended                         | ended, or
-//!   |  v                              v                               v too late
-//!   | Abandoned ------------------> Closed <--------------------------+
-//!   | refused, fenced                 ^
-//!   +---------------------------------+
+//!               registered            accepted            close
+//!  Registering ------------> Asking ------------> Open --------------> Closing
+//!       |                     |  |                 |                      |
+//!       |                     |  | client left     | ended                | ended, or
+//!       |                     |  v                 v                      v too late
+//!       | left, fenced        | Abandoned ------> Closed <----------------+
+//!       |                     | refused            ^
+//!       +---------------------+--------------------+
 //! ```
 //!
-//! Registering in the directory and calling `$connect` go on side by side, so that the commit hides
-//! behind the backend's own latency. What the directory was told must be taken back: `Retire`
-//! follows once if and only if `Register` did.
+//! The directory is told before the `$connect` integration is asked: were it told beside that, a
+//! crash between the backend's yes and the commit would leave a `$connect` that no `$disconnect`
+//! ever follows, and a post from inside the `$connect` handler could overtake the registration.
+//! What the directory was told must be taken back: `Retire` follows once if and only if `Register`
+//! did.
 //!
 //! Inputs are `on_*`, [`Connection::close`] and [`Connection::handle_timeout`]; outputs are drained
 //! with [`Connection::poll_action`] and [`Connection::poll_timeout`].
@@ -47,7 +49,8 @@ pub struct Limits {
 
 #[derive(Debug)]
 enum State {
-    Opening { verdict: Option<Verdict>, registered: bool },
+    Registering,
+    Asking,
     Abandoned { cause: CloseCause },
     Open(Open),
     Closing { deadline: Instant, cause: CloseCause },
@@ -187,41 +190,42 @@ impl Connection {
     /// A handshake that admission let in. It may live for `lifetime_max` from its 101 on, forever
     /// if None: not one of the shared limits, since lifetimes are spread by chance.
     pub fn new(limits: Arc<Limits>, lifetime_max: Option<Duration>) -> Connection {
-        let state = State::Opening { verdict: None, registered: false };
-        let actions = VecDeque::from([Action::Register, Action::CallConnect]);
-        Connection { state, limits, lifetime_max, actions }
+        let actions = VecDeque::from([Action::Register]);
+        Connection { state: State::Registering, limits, lifetime_max, actions }
+    }
+
+    /// The directory committed our entry: from here on the connection can be addressed.
+    pub fn on_registered(&mut self) {
+        if matches!(self.state, State::Registering) {
+            self.enter(State::Asking, [Action::CallConnect]);
+        }
     }
 
     /// The `$connect` integration answered, or never will.
     pub fn on_verdict(&mut self, now: Instant, verdict: Verdict) {
-        match &mut self.state {
-            State::Opening { verdict: slot, .. } => {
-                *slot = Some(verdict);
-                self.decide_opening(now);
+        match (&self.state, verdict) {
+            (State::Asking, Verdict::Accepted) => self.upgrade(now),
+            (State::Asking, Verdict::Refused { status }) => {
+                self.actions.push_back(Action::Refuse { status });
+                self.retire(None);
             }
-            State::Abandoned { cause } => {
-                let disconnect = match verdict {
-                    Verdict::Accepted | Verdict::Unknown { .. } => Some(cause.clone()),
-                    Verdict::Refused { .. } => None,
-                };
-                self.enter(State::Closed, [Action::Retire { disconnect }, Action::Drop]);
+            (State::Asking, Verdict::Unknown { status }) => {
+                self.actions.push_back(Action::Refuse { status });
+                self.retire(Some(CloseCause::Lost));
             }
-            State::Open(_) | State::Closing { .. } | State::Closed => (),
-        }
-    }
-
-    /// The directory committed our entry: from here on the connection can be addressed.
-    pub fn on_registered(&mut self, now: Instant) {
-        if let State::Opening { registered, .. } = &mut self.state {
-            *registered = true;
-            self.decide_opening(now);
+            (State::Abandoned { cause }, Verdict::Accepted | Verdict::Unknown { .. }) => {
+                let cause = cause.clone();
+                self.retire(Some(cause));
+            }
+            (State::Abandoned { .. }, Verdict::Refused { .. }) => self.retire(None),
+            (State::Registering | State::Open(_) | State::Closing { .. } | State::Closed, _) => (),
         }
     }
 
     /// Our run is over. Its connections are debts by now, which others settle.
     pub fn on_fenced(&mut self, now: Instant) {
         match self.state {
-            State::Opening { .. } => {
+            State::Registering | State::Asking => {
                 self.enter(State::Closed, [Action::Refuse { status: 503 }, Action::Drop]);
             }
             State::Open(_) => self.close(now, CloseCause::Fenced),
@@ -276,7 +280,7 @@ impl Connection {
                 let deadline = now + self.limits.closing_max;
                 self.enter(State::Closing { deadline, cause }, [farewell]);
             }
-            State::Opening { .. } => {
+            State::Registering | State::Asking => {
                 self.actions.push_back(Action::Refuse { status: 503 });
                 self.on_ended(cause);
             }
@@ -287,12 +291,13 @@ impl Connection {
     /// The socket is over: nothing more can be read or written.
     pub fn on_ended(&mut self, cause: CloseCause) {
         match &self.state {
-            State::Opening { verdict: None, .. } => self.enter(State::Abandoned { cause }, []),
-            State::Opening { verdict: Some(_), .. } | State::Open(_) => self.retire(cause),
+            State::Registering => self.retire(None),
+            State::Asking => self.enter(State::Abandoned { cause }, []),
+            State::Open(_) => self.retire(Some(cause)),
             // Why we closed it says more than how it then ended.
             State::Closing { cause, .. } => {
                 let cause = cause.clone();
-                self.retire(cause);
+                self.retire(Some(cause));
             }
             State::Abandoned { .. } | State::Closed => (),
         }
@@ -305,7 +310,7 @@ impl Connection {
         }
         match &mut self.state {
             State::Open(open) => match open.overdue(&self.limits, now) {
-                Some(CloseCause::Unresponsive) => self.retire(CloseCause::Unresponsive),
+                Some(CloseCause::Unresponsive) => self.retire(Some(CloseCause::Unresponsive)),
                 Some(cause) => self.close(now, cause),
                 None => {
                     open.pinged_at = Some(now);
@@ -314,9 +319,9 @@ impl Connection {
             },
             State::Closing { cause, .. } => {
                 let cause = cause.clone();
-                self.retire(cause);
+                self.retire(Some(cause));
             }
-            State::Opening { .. } | State::Abandoned { .. } | State::Closed => (),
+            State::Registering | State::Asking | State::Abandoned { .. } | State::Closed => (),
         }
     }
 
@@ -324,7 +329,7 @@ impl Connection {
         match &self.state {
             State::Open(open) => open.next_timeout(&self.limits),
             State::Closing { deadline, .. } => Some(*deadline),
-            State::Opening { .. } | State::Abandoned { .. } | State::Closed => None,
+            State::Registering | State::Asking | State::Abandoned { .. } | State::Closed => None,
         }
     }
 
@@ -338,39 +343,23 @@ impl Connection {
         match &self.state {
             State::Open(open) => open.in_flight < self.limits.in_flight_max,
             State::Closing { .. } => true,
-            State::Opening { .. } | State::Abandoned { .. } | State::Closed => false,
+            State::Registering | State::Asking | State::Abandoned { .. } | State::Closed => false,
         }
     }
 
-    fn decide_opening(&mut self, now: Instant) {
-        let State::Opening { verdict, registered } = &self.state else { return };
-        match (*verdict, registered) {
-            (Some(Verdict::Accepted), true) => {
-                let lifetime_ends_at = self.lifetime_max.map(|max| now + max);
-                let open = Open {
-                    lifetime_ends_at,
-                    active_at: now,
-                    heard_at: now,
-                    pinged_at: None,
-                    in_flight: 0,
-                };
-                self.enter(State::Open(open), [Action::Upgrade]);
-            }
-            (Some(Verdict::Refused { status }), _) => {
-                let retire = Action::Retire { disconnect: None };
-                self.enter(State::Closed, [Action::Refuse { status }, retire, Action::Drop]);
-            }
-            (Some(Verdict::Unknown { status }), _) => {
-                self.actions.push_back(Action::Refuse { status });
-                self.retire(CloseCause::Lost);
-            }
-            (Some(Verdict::Accepted), false) | (None, _) => (),
-        }
+    fn upgrade(&mut self, now: Instant) {
+        let open = Open {
+            lifetime_ends_at: self.lifetime_max.map(|max| now + max),
+            active_at: now,
+            heard_at: now,
+            pinged_at: None,
+            in_flight: 0,
+        };
+        self.enter(State::Open(open), [Action::Upgrade]);
     }
 
-    fn retire(&mut self, cause: CloseCause) {
-        let retire = Action::Retire { disconnect: Some(cause) };
-        self.enter(State::Closed, [retire, Action::Drop]);
+    fn retire(&mut self, disconnect: Option<CloseCause>) {
+        self.enter(State::Closed, [Action::Retire { disconnect }, Action::Drop]);
     }
 
     fn enter<const N: usize>(&mut self, state: State, actions: [Action; N]) {
@@ -432,68 +421,58 @@ mod tests {
     const CLOSING: Duration = Duration::from_secs(5);
 
     #[test]
-    fn it_opens_once_the_backend_and_the_directory_agree() {
+    fn it_opens_once_the_directory_and_then_the_backend_agree() {
         let now = Instant::now();
         let mut connection = Connection::new(limits(), Some(LIFETIME));
-        assert_eq!(drain(&mut connection), [Action::Register, Action::CallConnect]);
-        connection.on_registered(now);
-        assert_eq!(drain(&mut connection), []);
+        assert_eq!(drain(&mut connection), [Action::Register]);
+        connection.on_registered();
+        assert_eq!(drain(&mut connection), [Action::CallConnect]);
         connection.on_verdict(now, Verdict::Accepted);
-        assert_eq!(drain(&mut connection), [Action::Upgrade]);
-
-        let mut connection = Connection::new(limits(), Some(LIFETIME));
-        connection.on_verdict(now, Verdict::Accepted);
-        assert_eq!(drain(&mut connection), [Action::Register, Action::CallConnect]);
-        connection.on_registered(now);
         assert_eq!(drain(&mut connection), [Action::Upgrade]);
     }
 
     #[test]
     fn a_refusal_is_retired_without_disconnect() {
-        let now = Instant::now();
-        let mut connection = opening();
-        connection.on_verdict(now, Verdict::Refused { status: 403 });
+        let mut connection = asking();
+        connection.on_verdict(Instant::now(), Verdict::Refused { status: 403 });
         let retire = Action::Retire { disconnect: None };
         let refused = [Action::Refuse { status: 403 }, retire, Action::Drop];
         assert_eq!(drain(&mut connection), refused);
-        connection.on_registered(now);
+        connection.on_registered();
         connection.on_ended(CloseCause::Lost);
         assert_eq!(drain(&mut connection), []);
     }
 
     #[test]
     fn an_unknown_verdict_is_refused_and_owes_a_disconnect() {
-        let mut connection = opening();
+        let mut connection = asking();
         connection.on_verdict(Instant::now(), Verdict::Unknown { status: 504 });
         let expected = [Action::Refuse { status: 504 }, retired(CloseCause::Lost), Action::Drop];
         assert_eq!(drain(&mut connection), expected);
     }
 
     #[test]
-    fn who_leaves_while_connecting_owes_a_disconnect_if_the_backend_agreed() {
-        let now = Instant::now();
+    fn who_leaves_while_the_backend_is_asked_owes_a_disconnect_if_it_agrees() {
         for (verdict, disconnect) in [
             (Verdict::Accepted, Some(CloseCause::Lost)),
             (Verdict::Unknown { status: 504 }, Some(CloseCause::Lost)),
             (Verdict::Refused { status: 403 }, None),
         ] {
-            let mut connection = opening();
+            let mut connection = asking();
             connection.on_ended(CloseCause::Lost);
             assert_eq!(drain(&mut connection), [], "the verdict is still owed");
-            connection.on_registered(now);
-            connection.on_verdict(now, verdict);
+            connection.on_verdict(Instant::now(), verdict);
             assert_eq!(drain(&mut connection), [Action::Retire { disconnect }, Action::Drop]);
         }
     }
 
     #[test]
     fn who_leaves_while_registering_is_still_retired() {
-        let now = Instant::now();
-        let mut connection = opening();
-        connection.on_verdict(now, Verdict::Accepted);
+        let mut connection = Connection::new(limits(), Some(LIFETIME));
         connection.on_ended(CloseCause::Lost);
-        connection.on_registered(now);
-        assert_eq!(drain(&mut connection), [retired(CloseCause::Lost), Action::Drop]);
+        connection.on_registered();
+        let retire = Action::Retire { disconnect: None };
+        assert_eq!(drain(&mut connection), [Action::Register, retire, Action::Drop]);
     }
 
     #[test]
@@ -567,9 +546,9 @@ mod tests {
     #[test]
     fn a_fenced_run_closes_what_is_open_and_refuses_what_is_opening() {
         let now = Instant::now();
-        let mut opening = opening();
-        opening.on_fenced(now);
-        assert_eq!(drain(&mut opening), [Action::Refuse { status: 503 }, Action::Drop]);
+        let mut asking = asking();
+        asking.on_fenced(now);
+        assert_eq!(drain(&mut asking), [Action::Refuse { status: 503 }, Action::Drop]);
 
         let mut open = open(now, limit_values());
         open.on_fenced(now);
@@ -578,15 +557,16 @@ mod tests {
 
     fn open(now: Instant, limits: Limits) -> Connection {
         let mut connection = Connection::new(Arc::new(limits), Some(LIFETIME));
+        connection.on_registered();
         connection.on_verdict(now, Verdict::Accepted);
-        connection.on_registered(now);
         let opened = [Action::Register, Action::CallConnect, Action::Upgrade];
         assert_eq!(drain(&mut connection), opened);
         connection
     }
 
-    fn opening() -> Connection {
+    fn asking() -> Connection {
         let mut connection = Connection::new(limits(), Some(LIFETIME));
+        connection.on_registered();
         assert_eq!(drain(&mut connection), [Action::Register, Action::CallConnect]);
         connection
     }

@@ -15,7 +15,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::ids::{ConnectionId, NodeId, NodeRun};
+use crate::ids::{ConnectionId, DiskId, NodeId, NodeRun};
 
 /// Small enough that copying one costs no stall, many enough that few are copied.
 const SHARDS: usize = 256;
@@ -33,6 +33,8 @@ pub struct Directory {
 /// What the directory knows of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Run {
+    /// The data directory that its process holds.
+    pub disk: DiskId,
     /// Where peers reach it: host and port.
     pub fabric_address: Arc<str>,
     /// The number of the last update that was applied; the first is 1.
@@ -58,11 +60,11 @@ pub type Context = Arc<[u8]>;
 pub enum Command {
     /// A node starts, or starts again.
     ///
-    /// `predecessor` is the incarnation whose disk the run holds locked, which is thereby known to
-    /// be over and is evicted first. Any other current run may still be acting, so that the join is
-    /// refused until its silence has got it evicted: two processes that both take themselves for the
-    /// same node cannot push each other out.
-    Join { run: NodeRun, predecessor: Option<u32>, fabric_address: Arc<str> },
+    /// Who holds the disk of the node's current run locked knows that run to be over: it is evicted
+    /// first. A current run of another disk may still be acting, so that the join is refused until
+    /// its silence has got it evicted: two processes that both take themselves for the same node
+    /// cannot push each other out.
+    Join { run: NodeRun, disk: DiskId, fabric_address: Arc<str> },
     /// A run is over: it left, or the leader holds it for dead.
     Evict { run: NodeRun },
     /// What one run opened and closed since its last update. `closed` names connections of its own
@@ -82,7 +84,7 @@ pub enum Command {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Applied {
     Joined,
-    /// Another run of the node is current and may still be acting. Nothing changed.
+    /// A run from another disk is current and may still be acting. Nothing changed.
     Occupied {
         current: u32,
     },
@@ -131,9 +133,7 @@ impl Default for Directory {
 impl Directory {
     pub fn apply(&mut self, command: &Command) -> Applied {
         match command {
-            Command::Join { run, predecessor, fabric_address } => {
-                self.join(*run, *predecessor, fabric_address)
-            }
+            Command::Join { run, disk, fabric_address } => self.join(*run, *disk, fabric_address),
             Command::Evict { run } if self.is_current(*run) => {
                 self.evict(*run);
                 Applied::Evicted
@@ -243,27 +243,27 @@ impl Directory {
         }
     }
 
-    fn join(&mut self, run: NodeRun, predecessor: Option<u32>, address: &Arc<str>) -> Applied {
-        if self.is_current(run) {
-            return Applied::Joined;
+    fn join(&mut self, run: NodeRun, disk: DiskId, fabric_address: &Arc<str>) -> Applied {
+        let current = self.current(run.node);
+        if let Some(current) = current
+            && self.runs.get(&current).is_some_and(|known| known.disk != disk)
+        {
+            return Applied::Occupied { current: current.incarnation };
         }
-        match self.current(run.node) {
-            Some(current) if Some(current.incarnation) != predecessor => {
-                return Applied::Occupied { current: current.incarnation };
-            }
-            Some(_) | None => (),
+        if current == Some(run) {
+            return Applied::Joined;
         }
         if let Some(latest) = self.latest(run.node)
             && run.incarnation <= latest
         {
             return Applied::Superseded { latest };
         }
-        if let Some(current) = self.current(run.node) {
+        if let Some(current) = current {
             self.evict(current);
         }
         self.epoch += 1;
         self.latest.insert(run.node, run.incarnation);
-        self.runs.insert(run, Run::new(address.clone(), self.epoch));
+        self.runs.insert(run, Run::new(disk, fabric_address.clone(), self.epoch));
         Applied::Joined
     }
 
@@ -322,8 +322,8 @@ impl Directory {
 }
 
 impl Run {
-    pub fn new(fabric_address: Arc<str>, joined_at: u64) -> Run {
-        Run { fabric_address, updates: 0, joined_at, evicted_at: None, connections: 0 }
+    pub fn new(disk: DiskId, fabric_address: Arc<str>, joined_at: u64) -> Run {
+        Run { disk, fabric_address, updates: 0, joined_at, evicted_at: None, connections: 0 }
     }
 }
 

@@ -20,6 +20,10 @@ pub struct NodeRun {
     pub incarnation: u32,
 }
 
+/// One data directory: a random number, made with it and lost with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DiskId(pub u64);
+
 /// One WebSocket, from the accepted handshake to the last byte: 128 random bits, never used twice.
 ///
 /// Its text is 22 characters of unpadded base64url (RFC 4648 section 5), opaque outside the broker.

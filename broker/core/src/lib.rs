@@ -12,3 +12,4 @@ pub mod outbox;
 pub mod placement;
 pub mod recent;
 pub mod roster;
+pub mod tenure;

@@ -54,10 +54,11 @@ impl FailureDetector {
         self.heard = runs.map(|run| (run, self.heard.get(&run).copied().unwrap_or(now))).collect();
     }
 
+    /// A current run showed a sign of life. Who acknowledges it must have told us first: a run
+    /// that we do not watch would be given up by nobody's clock.
     pub fn on_beat(&mut self, now: BootTime, run: NodeRun) {
-        if let Some(heard) = self.heard.get_mut(&run) {
-            *heard = (*heard).max(now);
-        }
+        let heard = self.heard.entry(run).or_insert(now);
+        *heard = (*heard).max(now);
     }
 
     pub fn poll_timeout(&self) -> Option<BootTime> {
@@ -99,7 +100,6 @@ mod tests {
         let mut detector = FailureDetector::new(PATIENCE);
         detector.reset(at(0), [run(1), run(2)].into_iter());
         detector.on_beat(at(2), run(2));
-        detector.on_beat(at(2), run(9));
 
         assert_eq!(detector.poll_timeout(), Some(at(3)));
         assert_eq!(silent(&detector, at(2)), []);
@@ -109,6 +109,9 @@ mod tests {
         detector.watch(at(5), [run(2), run(3)].into_iter());
         assert_eq!(silent(&detector, at(5)), [run(2)]);
         assert_eq!(silent(&detector, at(8)), [run(2), run(3)]);
+
+        detector.on_beat(at(9), run(4));
+        assert_eq!(silent(&detector, at(12)), [run(2), run(3), run(4)], "watched from its beat on");
     }
 
     #[test]

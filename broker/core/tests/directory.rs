@@ -1,45 +1,47 @@
 //! Sentences about the directory and about who inherits a connection.
 
 use posthorn_core::directory::{Applied, Command, Context, Directory, Entry, RestoreError};
-use posthorn_core::ids::{ConnectionId, NodeId, NodeRun};
+use posthorn_core::ids::{ConnectionId, DiskId, NodeId, NodeRun};
 use posthorn_core::placement::{self, Located};
 
 #[test]
 fn a_restart_turns_the_earlier_run_into_debts_and_fences_its_late_words() {
     let mut directory = Directory::default();
-    assert_eq!(join(&mut directory, run(1, 1), None), Applied::Joined);
+    assert_eq!(join(&mut directory, run(1, 1)), Applied::Joined);
     assert_eq!(update(&mut directory, run(1, 1), 1, &[7], &[]), Applied::Updated);
     assert_eq!(placement::locate(&directory, id(7)), Located::At(run(1, 1)));
 
-    assert_eq!(join(&mut directory, run(1, 2), Some(1)), Applied::Joined);
+    assert_eq!(join(&mut directory, run(1, 2)), Applied::Joined);
     assert_eq!(placement::locate(&directory, id(7)), Located::Over);
     assert_eq!(directory.indebted_runs().collect::<Vec<_>>(), [(run(1, 1), 1)]);
     assert_eq!(update(&mut directory, run(1, 1), 2, &[8], &[]), Applied::Fenced);
     assert_eq!(directory.apply(&Command::Evict { run: run(1, 1) }), Applied::Fenced);
-    assert_eq!(join(&mut directory, run(1, 1), None), Applied::Occupied { current: 2 });
+    assert_eq!(join(&mut directory, run(1, 1)), Applied::Superseded { latest: 2 });
     assert_eq!(placement::locate(&directory, id(8)), Located::Unknown);
 }
 
 #[test]
 fn who_does_not_hold_the_disk_of_the_current_run_must_wait_for_its_eviction() {
     let mut directory = Directory::default();
-    join(&mut directory, run(1, 5), None);
-    for predecessor in [None, Some(4)] {
+    join(&mut directory, run(1, 5));
+    for incarnation in [4, 5, 6] {
         let occupied = Applied::Occupied { current: 5 };
-        assert_eq!(join(&mut directory, run(1, 6), predecessor), occupied);
+        assert_eq!(join_from(&mut directory, run(1, incarnation), DiskId(9)), occupied);
     }
     assert!(directory.is_current(run(1, 5)));
+    assert_eq!(join(&mut directory, run(1, 4)), Applied::Superseded { latest: 5 });
 
     assert_eq!(directory.apply(&Command::Evict { run: run(1, 5) }), Applied::Evicted);
-    assert_eq!(join(&mut directory, run(1, 5), None), Applied::Superseded { latest: 5 });
-    assert_eq!(join(&mut directory, run(1, 6), None), Applied::Joined);
-    assert_eq!(join(&mut directory, run(1, 6), None), Applied::Joined, "repeated");
+    let superseded = Applied::Superseded { latest: 5 };
+    assert_eq!(join_from(&mut directory, run(1, 5), DiskId(9)), superseded);
+    assert_eq!(join_from(&mut directory, run(1, 6), DiskId(9)), Applied::Joined);
+    assert_eq!(join_from(&mut directory, run(1, 6), DiskId(9)), Applied::Joined, "repeated");
 }
 
 #[test]
 fn a_late_repetition_raises_nothing_from_the_dead() {
     let mut directory = Directory::default();
-    join(&mut directory, run(1, 1), None);
+    join(&mut directory, run(1, 1));
     assert_eq!(update(&mut directory, run(1, 1), 1, &[7], &[]), Applied::Updated);
     assert_eq!(update(&mut directory, run(1, 1), 2, &[], &[7]), Applied::Updated);
     assert_eq!(update(&mut directory, run(1, 1), 1, &[7], &[]), Applied::Repeated);
@@ -49,8 +51,8 @@ fn a_late_repetition_raises_nothing_from_the_dead() {
 #[test]
 fn a_run_closes_its_own_connections_and_debts_but_no_one_elses() {
     let mut directory = Directory::default();
-    join(&mut directory, run(1, 1), None);
-    join(&mut directory, run(2, 1), None);
+    join(&mut directory, run(1, 1));
+    join(&mut directory, run(2, 1));
     update(&mut directory, run(1, 1), 1, &[7], &[]);
     update(&mut directory, run(2, 1), 1, &[], &[7]);
     assert_eq!(placement::locate(&directory, id(7)), Located::At(run(1, 1)));
@@ -67,8 +69,8 @@ fn a_run_closes_its_own_connections_and_debts_but_no_one_elses() {
 #[test]
 fn an_entry_is_written_once() {
     let mut directory = Directory::default();
-    join(&mut directory, run(1, 1), None);
-    join(&mut directory, run(2, 1), None);
+    join(&mut directory, run(1, 1));
+    join(&mut directory, run(2, 1));
     update(&mut directory, run(1, 1), 1, &[7], &[]);
     update(&mut directory, run(2, 1), 1, &[7], &[]);
     assert_eq!(placement::locate(&directory, id(7)), Located::At(run(1, 1)));
@@ -79,7 +81,7 @@ fn an_entry_is_written_once() {
 fn heirs_are_spread_over_the_witnesses_and_newcomers_take_nothing_over() {
     let mut directory = Directory::default();
     for node in 0..4 {
-        join(&mut directory, run(node, 1), None);
+        join(&mut directory, run(node, 1));
     }
     directory.apply(&Command::Update {
         run: run(3, 1),
@@ -88,7 +90,7 @@ fn heirs_are_spread_over_the_witnesses_and_newcomers_take_nothing_over() {
         closed: vec![],
     });
     directory.apply(&Command::Evict { run: run(3, 1) });
-    join(&mut directory, run(4, 1), None);
+    join(&mut directory, run(4, 1));
 
     let heirs = |directory: &Directory| {
         let mut heirs = [0; 5];
@@ -112,7 +114,7 @@ fn heirs_are_spread_over_the_witnesses_and_newcomers_take_nothing_over() {
 fn a_restored_directory_is_equal() {
     let mut directory = Directory::default();
     for node in 1..=3 {
-        join(&mut directory, run(node, 1), None);
+        join(&mut directory, run(node, 1));
         update(&mut directory, run(node, 1), 1, &[node as u8, node as u8 + 10], &[]);
     }
     directory.apply(&Command::Evict { run: run(2, 1) });
@@ -134,7 +136,7 @@ fn a_restored_directory_is_equal() {
 #[test]
 fn a_view_stays_as_it_was() {
     let mut directory = Directory::default();
-    join(&mut directory, run(1, 1), None);
+    join(&mut directory, run(1, 1));
     update(&mut directory, run(1, 1), 1, &[7], &[]);
     let view = directory.clone();
     update(&mut directory, run(1, 1), 2, &[8], &[7]);
@@ -142,8 +144,12 @@ fn a_view_stays_as_it_was() {
     assert_eq!(directory.entries().map(|(id, _)| id).collect::<Vec<_>>(), [id(8)]);
 }
 
-fn join(directory: &mut Directory, run: NodeRun, predecessor: Option<u32>) -> Applied {
-    directory.apply(&Command::Join { run, predecessor, fabric_address: "node:7946".into() })
+fn join(directory: &mut Directory, run: NodeRun) -> Applied {
+    join_from(directory, run, DiskId(u64::from(run.node.0)))
+}
+
+fn join_from(directory: &mut Directory, run: NodeRun, disk: DiskId) -> Applied {
+    directory.apply(&Command::Join { run, disk, fabric_address: "node:7946".into() })
 }
 
 fn update(
