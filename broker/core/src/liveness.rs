@@ -17,6 +17,9 @@ use crate::ids::NodeRun;
 pub struct BootTime(pub Duration);
 
 /// The leader's side: which runs have been silent for too long.
+///
+/// A new leader makes a new one: it has heard from nobody yet, and must not take its own ignorance
+/// for their death.
 #[derive(Debug)]
 pub struct FailureDetector {
     patience: Duration,
@@ -41,12 +44,6 @@ impl Add<Duration> for BootTime {
 impl FailureDetector {
     pub fn new(patience: Duration) -> FailureDetector {
         FailureDetector { patience, heard: BTreeMap::new() }
-    }
-
-    /// Starts over with everyone alive: a new leader has heard from nobody yet, and must not take
-    /// its own ignorance for their death.
-    pub fn reset(&mut self, now: BootTime, runs: impl Iterator<Item = NodeRun>) {
-        self.heard = runs.map(|run| (run, now)).collect();
     }
 
     /// Forgets who is no longer current and begins to watch who is new.
@@ -98,7 +95,7 @@ mod tests {
     #[test]
     fn who_is_silent_is_named_until_no_longer_watched() {
         let mut detector = FailureDetector::new(PATIENCE);
-        detector.reset(at(0), [run(1), run(2)].into_iter());
+        detector.watch(at(0), [run(1), run(2)].into_iter());
         detector.on_beat(at(2), run(2));
 
         assert_eq!(detector.poll_timeout(), Some(at(3)));

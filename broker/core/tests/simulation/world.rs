@@ -225,9 +225,7 @@ impl World {
         }
         let may_elect = has_majority && (self.calm || self.chance.one_in(20));
         if may_elect && let Some(machine) = up.get(self.chance.below(up.len() as u64) as usize) {
-            let mut detector = FailureDetector::new(PATIENCE);
-            let runs = self.truth.current_runs().map(|(run, _)| run);
-            detector.reset(self.boot(*machine), runs);
+            let detector = FailureDetector::new(PATIENCE);
             let life = self.machines[*machine].process.as_ref().map_or(0, |process| process.life);
             self.leader = Some(Leader { machine: *machine, life, detector, since: self.now });
             self.told.elections += 1;
@@ -249,7 +247,16 @@ impl World {
     }
 
     fn commit(&mut self, command: Command) -> Applied {
+        let fenced = match &command {
+            Command::Update { run, .. } | Command::Evict { run } => !self.truth.is_current(*run),
+            Command::Join { .. } => false,
+        };
+        let before = fenced.then(|| self.truth.clone());
         let applied = self.truth.apply(&command);
+        if let Some(before) = before {
+            assert_eq!(applied, Applied::Fenced, "{command:?}");
+            assert_eq!(self.truth, before, "a run that is over changed something: {command:?}");
+        }
         self.log.push(command);
         self.told.repeated += u64::from(applied == Applied::Repeated);
         self.told.fenced += u64::from(applied == Applied::Fenced);
