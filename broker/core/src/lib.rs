@@ -5,6 +5,7 @@
 
 pub mod connection;
 pub mod directory;
+pub mod event;
 pub mod ids;
 pub mod liveness;
 pub mod message;
@@ -12,4 +13,5 @@ pub mod outbox;
 pub mod placement;
 pub mod recent;
 pub mod roster;
+pub mod route;
 pub mod tenure;
