@@ -3,7 +3,11 @@
 use prost::Message as _;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files = ["posthorn/v1/connection_service.proto", "posthorn/cluster/v1/cluster.proto"];
+    let files = [
+        "posthorn/v1/connection_service.proto",
+        "posthorn/cluster/v1/cluster.proto",
+        "posthorn/cluster/v1/fabric.proto",
+    ];
     println!("cargo::rerun-if-changed=posthorn");
     let descriptors = protox::compile(files, ["."])?;
 

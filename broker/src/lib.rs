@@ -1,1 +1,21 @@
 //! Posthorn: a clustered WebSocket broker.
+//!
+//! The rooms, in floor order: a room names only rooms above it in this list, and `node` names all.
+
+pub mod clock;
+pub mod config;
+pub mod telemetry;
+
+pub mod fabric;
+pub mod integration;
+
+pub mod consensus;
+
+pub mod exchange;
+
+pub mod api;
+pub mod edge;
+
+pub mod node;
+
+pub mod cli;

@@ -1,14 +1,14 @@
 //! The wire: what backends and nodes say, compiled from the `.proto` files beside this crate.
 
 /// What backends call.
-#[allow(clippy::all, clippy::pedantic, unreachable_pub)]
+#[allow(clippy::all, clippy::pedantic)]
 pub mod v1 {
     tonic::include_proto!("posthorn.v1");
 }
 
 /// What nodes say to each other and keep in their logs.
 pub mod cluster {
-    #[allow(clippy::all, clippy::pedantic, unreachable_pub)]
+    #[allow(clippy::all, clippy::pedantic)]
     pub mod v1 {
         tonic::include_proto!("posthorn.cluster.v1");
     }

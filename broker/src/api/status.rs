@@ -1,0 +1,68 @@
+//! From what is known of a request's fate to a gRPC status, in one place.
+
+use std::collections::HashMap;
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt as _};
+
+use crate::exchange::outcome::{DeliverError, Unavailable};
+
+const DOMAIN: &str = "posthorn";
+
+/// What is wrong with a request itself.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum BadRequest {
+    #[error("connection_id: a connection ID is 22 characters of base64url")]
+    ConnectionId,
+    #[error("payload: {bytes} bytes are more than {bytes_max}")]
+    PayloadTooLarge { bytes: usize, bytes_max: usize },
+    #[error("{0}")]
+    Invalid(&'static str),
+}
+
+/// A status in parts, as an answer within a stream carries it.
+pub(super) struct Told {
+    pub(super) code: Code,
+    pub(super) reason: &'static str,
+    pub(super) message: String,
+}
+
+impl From<DeliverError> for Told {
+    fn from(error: DeliverError) -> Told {
+        let (code, reason) = match error {
+            DeliverError::Gone => (Code::NotFound, "CONNECTION_GONE"),
+            DeliverError::TooSlow => (Code::ResourceExhausted, "CLIENT_TOO_SLOW"),
+            DeliverError::KeyReused => (Code::AlreadyExists, "IDEMPOTENCY_KEY_REUSED"),
+            DeliverError::Unknown => (Code::DeadlineExceeded, "OUTCOME_UNKNOWN"),
+            DeliverError::Unavailable(why) => (Code::Unavailable, reason_of(why)),
+        };
+        Told { code, reason, message: error.to_string() }
+    }
+}
+
+impl From<BadRequest> for Told {
+    fn from(bad: BadRequest) -> Told {
+        let reason = match bad {
+            BadRequest::ConnectionId => "INVALID_CONNECTION_ID",
+            BadRequest::PayloadTooLarge { .. } => "PAYLOAD_TOO_LARGE",
+            BadRequest::Invalid(_) => "INVALID_REQUEST",
+        };
+        Told { code: Code::InvalidArgument, reason, message: bad.to_string() }
+    }
+}
+
+impl From<Told> for Status {
+    fn from(told: Told) -> Status {
+        let details = ErrorDetails::with_error_info(told.reason, DOMAIN, HashMap::new());
+        Status::with_error_details(told.code, told.message, details)
+    }
+}
+
+fn reason_of(why: Unavailable) -> &'static str {
+    match why {
+        Unavailable::OwnerUnreachable => "OWNER_UNREACHABLE",
+        Unavailable::NoQuorum => "NO_QUORUM",
+        Unavailable::Fenced => "FENCED",
+        Unavailable::Busy => "BUSY",
+    }
+}

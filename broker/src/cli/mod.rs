@@ -1,0 +1,132 @@
+//! The door: arguments, subcommands, exit codes.
+
+mod connect;
+mod dev;
+mod exit;
+mod post;
+mod serve;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+pub use exit::Exit;
+
+/// A clustered WebSocket broker: what AWS API Gateway WebSocket APIs do, self-hosted.
+///
+/// Exit codes: 0 success; 1 failure; 2 wrong arguments or configuration; 3 nobody could be reached,
+/// or an address could not be listened at; 4 the connection is over; 5 the outcome is unknown; 6 the
+/// data directory cannot be used.
+#[derive(Parser)]
+#[command(name = "posthorn", version, max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run one node.
+    Serve {
+        /// The node's configuration, in YAML.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// End when standard input does. For a parent process, whose end no node is to outlive.
+        #[arg(long, hide = true)]
+        end_with_stdin: bool,
+    },
+    /// Say whether a configuration would be accepted.
+    Check {
+        #[arg(value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Run a cluster on this machine, with an API at /dev.
+    Dev(DevArguments),
+    /// Open a WebSocket and talk: a line you type is a message.
+    Connect {
+        /// As in ws://127.0.0.1:8080/dev
+        url: String,
+    },
+    /// Send a message to a client, through any node.
+    Post(PostArguments),
+}
+
+#[derive(clap::Args)]
+struct DevArguments {
+    /// How many nodes: 1, 3 or 5.
+    #[arg(long, default_value_t = 3, value_parser = cluster_size)]
+    nodes: u32,
+    /// Node k listens at this port plus 10 k for WebSockets, plus 1 for gRPC, plus 2 for metrics,
+    /// plus 3 for the other nodes.
+    #[arg(long, default_value_t = 8080, value_name = "PORT")]
+    base_port: u16,
+    /// Send $connect, $disconnect and $default events to this URL instead of echoing.
+    #[arg(long, value_name = "URL")]
+    backend: Option<hyper::Uri>,
+    /// Keep the nodes' data here. Otherwise it is gone when the cluster ends.
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// The address at which all nodes listen.
+    #[arg(long, default_value = "127.0.0.1", value_name = "IP")]
+    ip: std::net::IpAddr,
+}
+
+#[derive(clap::Args)]
+struct PostArguments {
+    /// Any node's gRPC address.
+    #[arg(long, default_value = "127.0.0.1:8081", value_name = "ADDR")]
+    api: SocketAddr,
+    connection_id: String,
+    message: String,
+    /// Send it as a binary message.
+    #[arg(long)]
+    binary: bool,
+    /// How far the message must get before the command succeeds.
+    #[arg(long, value_enum, default_value_t = WaitFor::Accepted)]
+    wait_for: WaitFor,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum WaitFor {
+    /// In the outbound queue of the node that owns the connection.
+    Accepted,
+    /// Given to that node's kernel.
+    Written,
+    /// Read by the client's WebSocket stack.
+    Answered,
+}
+
+/// Runs the command line of this process.
+pub fn run() -> ExitCode {
+    let arguments = Arguments::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("posthorn: cannot start: {error}");
+            return Exit::Failed.into();
+        }
+    };
+    let exit = runtime.block_on(async {
+        match arguments.command {
+            Command::Serve { config, end_with_stdin } => {
+                serve::serve(&config, end_with_stdin).await
+            }
+            Command::Check { config } => serve::check(&config),
+            Command::Dev(arguments) => dev::dev(&arguments).await,
+            Command::Connect { url } => connect::connect(&url).await,
+            Command::Post(arguments) => post::post(arguments).await,
+        }
+    });
+    // Reading standard input cannot be called off.
+    runtime.shutdown_background();
+    exit.into()
+}
+
+fn cluster_size(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(nodes @ (1 | 3 | 5)) => Ok(nodes),
+        Ok(_) | Err(_) => Err("1, 3 or 5 nodes".to_owned()),
+    }
+}

@@ -1,0 +1,107 @@
+//! `posthorn serve` and `posthorn check`.
+
+use std::path::Path;
+
+use tokio::io::AsyncReadExt as _;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::cli::Exit;
+use crate::config::Config;
+use crate::node::{Node, NodeError};
+use crate::telemetry::start_log;
+
+pub(super) fn check(path: &Path) -> Exit {
+    match Config::load(path) {
+        Ok(_) => {
+            println!("{}: good", path.display());
+            Exit::Success
+        }
+        Err(error) => {
+            eprintln!("posthorn: {error}");
+            Exit::Usage
+        }
+    }
+}
+
+pub(super) async fn serve(path: &Path, end_with_stdin: bool) -> Exit {
+    let config = match Config::load(path) {
+        Ok(config) => config,
+        Err(error) => {
+            eprintln!("posthorn: {error}");
+            return Exit::Usage;
+        }
+    };
+    if let Err(error) = start_log(&config.log) {
+        eprintln!("posthorn: {}: {error}", path.display());
+        return Exit::Usage;
+    }
+    match run(config, end_with_stdin).await {
+        Ok(()) => Exit::Success,
+        Err(error) => {
+            eprintln!("posthorn: {error}");
+            match error {
+                NodeError::Listen { .. } => Exit::Unavailable,
+                NodeError::Fabric(_) => Exit::Usage,
+                NodeError::Store(_) => Exit::Store,
+                NodeError::Raft(_) | NodeError::Metrics(_) => Exit::Failed,
+            }
+        }
+    }
+}
+
+async fn run(config: Config, end_with_stdin: bool) -> Result<(), NodeError> {
+    let node = Node::start(config).await?;
+    let listening = node.listening();
+    println!(
+        "listening edge={} api={} admin={} fabric={}",
+        listening.edge, listening.api, listening.admin, listening.fabric
+    );
+    let stop = CancellationToken::new();
+    tokio::spawn(watch_signals(stop.clone(), end_with_stdin));
+    node.run(stop).await
+}
+
+/// The first signal asks for an orderly end, the second for one at once.
+async fn watch_signals(stop: CancellationToken, end_with_stdin: bool) {
+    let (Ok(mut interrupt), Ok(mut terminate)) =
+        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
+        warn!("cannot listen for signals: this node can only be killed");
+        return;
+    };
+    let parent = async {
+        match end_with_stdin {
+            true => drain_stdin().await,
+            false => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        _ = interrupt.recv() => info!("interrupted: ending in order"),
+        _ = terminate.recv() => info!("asked to end: ending in order"),
+        () = parent => {
+            info!("the parent process has ended: ending in order");
+            stop.cancel();
+            // Ctrl-C reaches parent and child alike: its signal may come after the parent's end,
+            // and is no second request.
+            tokio::select! {
+                _ = interrupt.recv() => (),
+                _ = terminate.recv() => (),
+            }
+        }
+    }
+    stop.cancel();
+    tokio::select! {
+        _ = interrupt.recv() => (),
+        _ = terminate.recv() => (),
+    }
+    warn!("asked twice: ending at once");
+    std::process::exit(i32::from(Exit::Failed as u8));
+}
+
+/// Returns when nobody holds the other end any more.
+async fn drain_stdin() {
+    let (mut stdin, mut scrap) = (tokio::io::stdin(), [0; 64]);
+    while !matches!(stdin.read(&mut scrap).await, Ok(0) | Err(_)) {}
+}

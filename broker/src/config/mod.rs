@@ -1,0 +1,129 @@
+//! What the operator writes, and what the broker believes.
+//!
+//! * A value is parsed once, into the type that means it; from there on it is believed.
+//! * A key that is not known is refused: a misspelt limit is not a limit.
+//! * Every error names the file, the line where there is one, the key and the rule.
+//!
+//! The environment overrides the file: `POSTHORN_EDGE__LISTEN` is `edge.listen`. Two underscores go
+//! one level down.
+
+pub mod api;
+pub mod node;
+mod source;
+pub mod values;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::Deserialize;
+
+use crate::config::api::{Api, WrittenApi};
+use crate::config::node::{
+    AdminSettings, ApiSettings, ClusterSettings, EdgeSettings, FabricSettings, LogSettings,
+    NodeSettings,
+};
+pub use crate::config::source::ConfigError;
+
+/// All that a node is told.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub node: NodeSettings,
+    pub cluster: ClusterSettings,
+    pub fabric: FabricSettings,
+    pub edge: EdgeSettings,
+    pub api: ApiSettings,
+    pub admin: AdminSettings,
+    pub log: LogSettings,
+    pub apis: Vec<Arc<Api>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    node: NodeSettings,
+    cluster: ClusterSettings,
+    fabric: FabricSettings,
+    #[serde(default)]
+    edge: EdgeSettings,
+    #[serde(default)]
+    api: ApiSettings,
+    #[serde(default)]
+    admin: AdminSettings,
+    #[serde(default)]
+    log: LogSettings,
+    /// API definitions, by API ID.
+    #[serde(default)]
+    apis: BTreeMap<Arc<str>, WrittenApi>,
+    /// Files with more of them, relative to this one. Each has `apis` at its top.
+    #[serde(default)]
+    api_files: Vec<PathBuf>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenApiFile {
+    apis: BTreeMap<Arc<str>, WrittenApi>,
+}
+
+impl Config {
+    /// Reads a configuration and every file that it names.
+    pub fn load(path: &Path) -> Result<Config, ConfigError> {
+        Config::load_with(path, std::env::vars())
+    }
+
+    fn load_with(
+        path: &Path,
+        environment: impl Iterator<Item = (String, String)>,
+    ) -> Result<Config, ConfigError> {
+        let written: Written = source::read_with(path, environment)?;
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let mut apis = source::believe(path, written.apis, Api::believe)?;
+        for file in &written.api_files {
+            let file = folder.join(file);
+            let more: WrittenApiFile = source::read(&file)?;
+            apis.extend(source::believe(&file, more.apis, Api::believe)?);
+        }
+        let Written { node, cluster, fabric, edge, api, admin, log, apis: _, api_files: _ } =
+            written;
+        let config = Config { node, cluster, fabric, edge, api, admin, log, apis };
+        config.check().map_err(|(key, rule)| ConfigError::rule(path, key, rule))?;
+        Ok(config)
+    }
+
+    /// What no value can break alone.
+    fn check(&self) -> Result<(), (&'static str, String)> {
+        let ClusterSettings { initial_voters, heartbeat_ms, election_timeout_ms, .. } =
+            &self.cluster;
+        let ClusterSettings { beat_ms, lease_ms, patience_ms, .. } = &self.cluster;
+        if !matches!(initial_voters.len(), 1 | 3 | 5) {
+            return Err(("cluster.initial_voters", "names 1, 3 or 5 nodes".to_owned()));
+        }
+        let ids: std::collections::BTreeSet<_> =
+            initial_voters.iter().map(|voter| voter.id).collect();
+        if ids.len() != initial_voters.len() {
+            return Err(("cluster.initial_voters", "names each node once".to_owned()));
+        }
+        if election_timeout_ms.0 < heartbeat_ms.0 * 3 {
+            let rule = "is at least 3 times cluster.heartbeat_ms";
+            return Err(("cluster.election_timeout_ms", rule.to_owned()));
+        }
+        if lease_ms.0 < beat_ms.0 * 3 {
+            return Err(("cluster.lease_ms", "is at least 3 times cluster.beat_ms".to_owned()));
+        }
+        if patience_ms.0 * 2 < lease_ms.0 * 3 {
+            return Err((
+                "cluster.patience_ms",
+                "is at least 1.5 times cluster.lease_ms".to_owned(),
+            ));
+        }
+        if self.edge.lifetime_jitter_percent > 90 {
+            return Err(("edge.lifetime_jitter_percent", "is at most 90".to_owned()));
+        }
+        let mut apis = std::collections::BTreeSet::new();
+        if let Some(twice) = self.apis.iter().find(|api| !apis.insert(&api.id)) {
+            return Err(("apis", format!("names `{}` once", twice.id)));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,265 @@
+//! The settings of one node, beside the APIs that it serves.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde::Deserialize;
+use serde::de::{Deserializer, Error, Unexpected};
+
+use crate::config::values::{Limit, Millis, Seconds};
+use crate::fabric::ClusterName;
+use posthorn_core::ids::NodeId;
+
+/// Who this node is, and where its disk lies.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeSettings {
+    /// The node's ordinal, unique in the cluster and stable over restarts; or `hostname`, to take
+    /// the number that ends the host's name, as a StatefulSet gives it.
+    #[serde(deserialize_with = "node_id")]
+    pub id: NodeId,
+    /// What must survive a restart. Two processes cannot share one.
+    pub data_dir: PathBuf,
+}
+
+/// The cluster as every node of it must see it.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClusterSettings {
+    /// Ends the name in every node's certificate: `node-{id}.{name}`.
+    #[serde(deserialize_with = "cluster_name")]
+    pub name: ClusterName,
+    /// The nodes that form the cluster at its first start: 1, 3 or 5. Afterwards, where a node that
+    /// knows nobody yet asks first.
+    pub initial_voters: Vec<Voter>,
+    /// Between two heartbeats of the Raft leader.
+    #[serde(default = "defaults::heartbeat_ms")]
+    pub heartbeat_ms: Millis,
+    /// How long a voter hears nothing before it stands for election; up to twice that, by chance.
+    #[serde(default = "defaults::election_timeout_ms")]
+    pub election_timeout_ms: Millis,
+    /// Between two beats of a run to the leader.
+    #[serde(default = "defaults::beat_ms")]
+    pub beat_ms: Millis,
+    /// How long a run may act without word from a leader that has a quorum.
+    #[serde(default = "defaults::lease_ms")]
+    pub lease_ms: Millis,
+    /// How long a run may be silent before the leader gives it up: at least 1.5 times the lease.
+    /// The cluster is safe while no node's clock runs faster than another's by more than that.
+    #[serde(default = "defaults::patience_ms")]
+    pub patience_ms: Millis,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Voter {
+    #[serde(deserialize_with = "plain_node_id")]
+    pub id: NodeId,
+    /// Host and port of its fabric listener.
+    pub address: Arc<str>,
+}
+
+/// Between nodes: QUIC with mutual TLS.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FabricSettings {
+    #[serde(default = "defaults::fabric_listen")]
+    pub listen: SocketAddr,
+    /// Host and port where the other nodes reach this one.
+    pub advertise: Arc<str>,
+    /// PEM. Who shows a certificate signed by it and naming a node of this cluster is a node.
+    pub ca_file: PathBuf,
+    /// PEM, for `node-{id}.{cluster name}`, for server and client use.
+    pub cert_file: PathBuf,
+    /// PEM.
+    pub key_file: PathBuf,
+    #[serde(default = "defaults::keep_alive_ms")]
+    pub keep_alive_ms: Millis,
+    /// Without a sign of life, a connection to a peer is given up after this.
+    #[serde(default = "defaults::fabric_idle_timeout_ms")]
+    pub idle_timeout_ms: Millis,
+}
+
+/// Where clients connect, and what they may do. API definitions may be stricter.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EdgeSettings {
+    pub listen: SocketAddr,
+    /// From the TCP connection to the last byte of the request. What the backend takes to answer
+    /// `$connect` does not count.
+    pub handshake_timeout_ms: Millis,
+    /// The request line and all headers together.
+    pub header_bytes_max: u32,
+    /// The path and query of the request.
+    pub url_bytes_max: u32,
+    /// Open connections on this node, handshakes included. Further ones are refused with 503.
+    pub connections_max: Limit<u64>,
+    /// A larger message from a client closes its connection with 1009.
+    pub message_bytes_max: Limit<u64>,
+    /// A larger frame from a client closes its connection with 1009.
+    pub frame_bytes_max: Limit<u64>,
+    /// Without a message in either direction, a connection is closed with 1001 after this.
+    pub idle_timeout_s: Limit<Seconds>,
+    /// However busy it is, a connection is closed with 1001 after this.
+    pub lifetime_s: Limit<Seconds>,
+    /// By how much of itself, in per cent, a lifetime is shortened by chance, so that clients that
+    /// came together do not leave together.
+    pub lifetime_jitter_percent: u8,
+    /// Between two Pings to a client.
+    pub ping_interval_s: Limit<Seconds>,
+    /// A client that shows no sign of life this long after a Ping is given up (1006).
+    pub pong_timeout_s: Seconds,
+    /// How long a client may take to answer a Close frame.
+    pub close_timeout_ms: Millis,
+    /// Messages of one client that its backend has not answered yet. Further ones are left in the
+    /// socket, so that the client feels it.
+    pub messages_in_flight_max: u32,
+    /// Bytes that wait to be sent to one client. A post that would exceed them is refused.
+    pub outbox_bytes_max: u32,
+    /// Messages that wait to be sent to one client.
+    pub outbox_messages_max: u32,
+}
+
+/// Where backends call.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ApiSettings {
+    pub listen: SocketAddr,
+    /// A larger payload of a post is refused.
+    pub payload_bytes_max: u32,
+    /// How long a post may take when the caller sets no deadline of its own.
+    pub post_timeout_ms: Millis,
+    /// Posts of one stream that are not answered yet. Further ones are left in the stream.
+    pub stream_posts_in_flight_max: u32,
+}
+
+/// Where operators and Prometheus look.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AdminSettings {
+    pub listen: SocketAddr,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogSettings {
+    /// A filter as `tracing_subscriber::EnvFilter` reads it: `info`, `warn,posthorn=debug`.
+    pub filter: String,
+    pub format: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+impl Default for EdgeSettings {
+    fn default() -> EdgeSettings {
+        EdgeSettings {
+            listen: SocketAddr::from(([0, 0, 0, 0], 8080)),
+            handshake_timeout_ms: Millis::new(10_000),
+            header_bytes_max: 16 * 1024,
+            url_bytes_max: 4096,
+            connections_max: Limit(None),
+            message_bytes_max: Limit(Some(128 * 1024)),
+            frame_bytes_max: Limit(Some(32 * 1024)),
+            idle_timeout_s: Limit(Some(Seconds::new(600))),
+            lifetime_s: Limit(Some(Seconds::new(7200))),
+            lifetime_jitter_percent: 10,
+            ping_interval_s: Limit(Some(Seconds::new(60))),
+            pong_timeout_s: Seconds::new(20),
+            close_timeout_ms: Millis::new(5000),
+            messages_in_flight_max: 16,
+            outbox_bytes_max: 1024 * 1024,
+            outbox_messages_max: 4096,
+        }
+    }
+}
+
+impl Default for ApiSettings {
+    fn default() -> ApiSettings {
+        ApiSettings {
+            listen: SocketAddr::from(([0, 0, 0, 0], 8081)),
+            payload_bytes_max: 128 * 1024,
+            post_timeout_ms: Millis::new(10_000),
+            stream_posts_in_flight_max: 4096,
+        }
+    }
+}
+
+impl Default for AdminSettings {
+    fn default() -> AdminSettings {
+        AdminSettings { listen: SocketAddr::from(([127, 0, 0, 1], 9090)) }
+    }
+}
+
+impl Default for LogSettings {
+    fn default() -> LogSettings {
+        LogSettings { filter: "info,openraft=error".to_owned(), format: LogFormat::Text }
+    }
+}
+
+mod defaults {
+    use super::{Millis, SocketAddr};
+
+    pub(super) fn heartbeat_ms() -> Millis {
+        Millis::new(100)
+    }
+
+    pub(super) fn election_timeout_ms() -> Millis {
+        Millis::new(500)
+    }
+
+    pub(super) fn beat_ms() -> Millis {
+        Millis::new(400)
+    }
+
+    pub(super) fn lease_ms() -> Millis {
+        Millis::new(3000)
+    }
+
+    pub(super) fn patience_ms() -> Millis {
+        Millis::new(5000)
+    }
+
+    pub(super) fn fabric_listen() -> SocketAddr {
+        SocketAddr::from(([0, 0, 0, 0], 7946))
+    }
+
+    pub(super) fn keep_alive_ms() -> Millis {
+        Millis::new(1000)
+    }
+
+    pub(super) fn fabric_idle_timeout_ms() -> Millis {
+        Millis::new(5000)
+    }
+}
+
+fn plain_node_id<'de, D: Deserializer<'de>>(deserializer: D) -> Result<NodeId, D::Error> {
+    u32::deserialize(deserializer).map(NodeId)
+}
+
+fn node_id<'de, D: Deserializer<'de>>(deserializer: D) -> Result<NodeId, D::Error> {
+    let written = String::deserialize(deserializer)?;
+    let rule = "an ordinal, or the word hostname";
+    if written != "hostname" {
+        let id = written.parse().map(NodeId);
+        return id.map_err(|_| D::Error::invalid_value(Unexpected::Str(&written), &rule));
+    }
+    let host = nix::unistd::gethostname().ok().and_then(|host| host.into_string().ok());
+    let host = host.ok_or_else(|| D::Error::custom("the host has no name to take the id from"))?;
+    let digits = host.trim_end_matches(|letter: char| letter.is_ascii_digit()).len();
+    host[digits..].parse().map(NodeId).map_err(|_| {
+        D::Error::custom(format!("the host's name `{host}` does not end in an ordinal"))
+    })
+}
+
+fn cluster_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ClusterName, D::Error> {
+    let written = String::deserialize(deserializer)?;
+    ClusterName::try_from(&*written).map_err(D::Error::custom)
+}

@@ -1,0 +1,160 @@
+//! From a file's text to written settings, and how to say what is wrong with it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use serde_saphyr::Spanned;
+
+/// Larger than any sensible configuration; it keeps a wrong path from filling the memory.
+const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
+const ENVIRONMENT_PREFIX: &str = "POSTHORN_";
+
+/// Why a configuration is not believed. Its text is one line.
+#[derive(Debug)]
+pub struct ConfigError {
+    file: PathBuf,
+    place: Option<(u64, u64)>,
+    key: String,
+    rule: String,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.file.display())?;
+        if let Some((line, column)) = self.place {
+            write!(f, ":{line}:{column}")?;
+        }
+        if !self.key.is_empty() {
+            write!(f, ": {}", self.key)?;
+        }
+        write!(f, ": {}", self.rule)
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+/// What is wrong within one item of a file: the key below it, where that stands, and the rule.
+#[derive(Debug)]
+pub struct Fault {
+    key: String,
+    place: Option<(u64, u64)>,
+    rule: String,
+}
+
+impl Fault {
+    pub fn new(key: impl Into<String>, rule: impl Into<String>) -> Fault {
+        Fault { key: key.into(), place: None, rule: rule.into() }
+    }
+
+    /// A fault of a value that knows where it was written.
+    pub fn at<T>(key: impl Into<String>, value: &Spanned<T>, rule: impl Into<String>) -> Fault {
+        let place = Some((value.referenced.line(), value.referenced.column()));
+        Fault { place, ..Fault::new(key, rule) }
+    }
+}
+
+impl ConfigError {
+    pub(super) fn rule(file: &Path, key: &str, rule: String) -> ConfigError {
+        ConfigError { file: file.to_owned(), place: None, key: key.to_owned(), rule }
+    }
+}
+
+pub(super) fn read<T: DeserializeOwned>(file: &Path) -> Result<T, ConfigError> {
+    parse(file, &text_of(file)?)
+}
+
+/// Reads a file and puts what the environment says over it.
+pub(super) fn read_with<T: DeserializeOwned>(
+    file: &Path,
+    environment: impl Iterator<Item = (String, String)>,
+) -> Result<T, ConfigError> {
+    let text = text_of(file)?;
+    let overrides: Vec<_> = environment
+        .filter_map(|(name, value)| {
+            let path = name.strip_prefix(ENVIRONMENT_PREFIX)?.to_ascii_lowercase();
+            path.contains("__").then_some((name, path, value))
+        })
+        .collect();
+    if overrides.is_empty() {
+        return parse(file, &text);
+    }
+    let mut tree: Value = parse(file, &text)?;
+    for (name, path, value) in overrides {
+        let value = serde_saphyr::from_str(&value).unwrap_or(Value::String(value));
+        put(&mut tree, &path, value)
+            .map_err(|rule| ConfigError::rule(Path::new("environment"), &name, rule))?;
+    }
+    // The tree knows no lines. What the file alone has wrong was better said by the file.
+    serde_path_to_error::deserialize(tree).map_err(|error| {
+        let key = error.path().to_string();
+        ConfigError::rule(file, &key, format!("{} (with the environment)", error.inner()))
+    })
+}
+
+/// Turns each written item of a map into a believed one.
+pub(super) fn believe<W, B>(
+    file: &Path,
+    written: BTreeMap<Arc<str>, W>,
+    believe: impl Fn(Arc<str>, W) -> Result<B, Fault>,
+) -> Result<Vec<Arc<B>>, ConfigError> {
+    let believed = written.into_iter().map(|(id, item)| {
+        believe(id.clone(), item).map(Arc::new).map_err(|Fault { key, place, rule }| {
+            let key = format!("apis.{id}.{key}");
+            ConfigError { file: file.to_owned(), place, key, rule }
+        })
+    });
+    believed.collect()
+}
+
+fn text_of(file: &Path) -> Result<String, ConfigError> {
+    let fault = |rule: String| ConfigError::rule(file, "", rule);
+    let bytes = std::fs::metadata(file).map_err(|error| fault(error.to_string()))?.len();
+    if bytes > FILE_BYTES_MAX {
+        return Err(fault(format!("has {bytes} bytes, more than {FILE_BYTES_MAX}")));
+    }
+    std::fs::read_to_string(file).map_err(|error| fault(error.to_string()))
+}
+
+fn parse<T: DeserializeOwned>(file: &Path, text: &str) -> Result<T, ConfigError> {
+    let mut path = String::new();
+    let options = serde_saphyr::options! { with_snippet: false };
+    let parsed = serde_saphyr::with_deserializer_from_str_with_options(text, options, |input| {
+        serde_path_to_error::deserialize(input).map_err(|error| {
+            path = error.path().to_string();
+            error.into_inner()
+        })
+    });
+    parsed.map_err(|error: serde_saphyr::Error| {
+        let place = error.location().map(|at| (at.line(), at.column()));
+        let place = place.filter(|(line, _)| *line > 0);
+        let key = if path == "." { String::new() } else { path.clone() };
+        ConfigError { file: file.to_owned(), place, key, rule: rule_of(&error) }
+    })
+}
+
+/// The library's message without its own account of the place, in one line.
+fn rule_of(error: &serde_saphyr::Error) -> String {
+    let text = error.to_string();
+    let text = text.split(", set DuplicateKeyPolicy").next().unwrap_or_default();
+    let text = text.rsplit_once(" at line ").map_or(text, |(rule, _)| rule);
+    text.replace('\n', " ")
+}
+
+fn put(tree: &mut Value, path: &str, value: Value) -> Result<(), String> {
+    let mut place = tree;
+    for step in path.split("__") {
+        if place.is_null() {
+            *place = Value::Object(serde_json::Map::new());
+        }
+        let Value::Object(map) = place else {
+            return Err(format!("`{step}` lies below a value"));
+        };
+        place = map.entry(step).or_insert(Value::Null);
+    }
+    *place = value;
+    Ok(())
+}

@@ -1,0 +1,308 @@
+//! The replicated directory: openraft over sled, and what a node does to be part of it.
+//!
+//! Only this room names openraft or sled.
+//!
+//! * Reading is local: [`Consensus::replica`]. What it may have missed, [`Consensus::barrier`] has it
+//!   catch up on.
+//! * Writing goes through the leader, in batches: [`Consensus::registrar`].
+//! * Whether this node may act at all is a question of its lease: [`Consensus::may_act`].
+
+mod barrier;
+mod bootstrap;
+mod leader;
+mod machine;
+mod network;
+mod proposals;
+mod registrar;
+mod run;
+mod service;
+mod snapshot;
+mod store;
+mod types;
+mod wire;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use openraft::async_runtime::WatchReceiver as _;
+use openraft::{Config as RaftConfig, SnapshotPolicy};
+use posthorn_core::directory::Command;
+use posthorn_core::ids::{DiskId, NodeId, NodeRun};
+use posthorn_core::tenure::{Tenure, Timing};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{error, info};
+
+pub use barrier::NoQuorum;
+use bootstrap::Bootstrap;
+use leader::Leadership;
+use machine::Machine;
+pub use machine::Replica;
+use network::Network;
+use proposals::Proposals;
+pub use registrar::Registrar;
+pub use run::Fence;
+use run::{RunHolder, Standing, Word};
+use service::Service;
+pub use snapshot::SnapshotError;
+use store::LogStore;
+pub use store::StoreError;
+use types::Raft;
+
+use crate::config::node::ClusterSettings;
+use crate::fabric::{ControlService, Fabric};
+use crate::telemetry::Metrics;
+
+/// Log entries between two snapshots. Each carries up to a thousand connections.
+const ENTRIES_BETWEEN_SNAPSHOTS: u64 = 5_000;
+/// Entries kept behind a snapshot, for followers that are a little behind.
+const ENTRIES_KEPT: u64 = 1_000;
+/// Entries that one message carries: small enough to be sent between two heartbeats.
+const ENTRIES_A_MESSAGE: u64 = 64;
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A cheap handle to this node's part in the directory.
+#[derive(Clone)]
+pub struct Consensus {
+    node: NodeId,
+    raft: Raft,
+    replica: Replica,
+    registrar: Registrar,
+    barrier: barrier::Barrier,
+    standing: Arc<Standing>,
+    proposals: Proposals,
+    words: mpsc::Sender<Word>,
+}
+
+/// What `start` gives beside the handle.
+pub struct Started {
+    pub consensus: Consensus,
+    /// What the fabric is to answer other nodes with.
+    pub service: Arc<dyn ControlService>,
+    fences: mpsc::Receiver<Fence>,
+    /// Told when this node can go on no longer: the process must end then, and trust nothing that
+    /// it wrote last.
+    pub failure: watch::Receiver<Option<Arc<str>>>,
+    tasks: Tasks,
+}
+
+/// Why this node cannot take part.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    #[error("raft: {0}")]
+    Raft(String),
+    #[error("opening the data directory came to no end: {0}")]
+    Opening(#[from] tokio::task::JoinError),
+}
+
+struct Tasks {
+    bootstrap: Bootstrap,
+    leadership: Leadership,
+    holder: RunHolder,
+    words: mpsc::Receiver<Word>,
+    failed: watch::Sender<Option<Arc<str>>>,
+    store: LogStore,
+    metrics: Arc<Metrics>,
+}
+
+impl Consensus {
+    /// Opens the store and starts raft on it. Nothing is asked of other nodes before
+    /// [`Started::run`].
+    pub async fn start(
+        node: NodeId,
+        data_dir: &Path,
+        settings: &ClusterSettings,
+        fabric_address: Arc<str>,
+        fabric: Fabric,
+        metrics: Arc<Metrics>,
+    ) -> Result<Started, StartError> {
+        let data_dir = data_dir.to_owned();
+        let (store, machine) = tokio::task::spawn_blocking(move || open(&data_dir)).await??;
+        let (replica, snapshots) = (machine.replica(), machine.snapshots());
+        let raft_id = store.identity().raft_id;
+        let config = raft_config(settings).map_err(|error| StartError::Raft(error.to_string()))?;
+        let network = Network::new(fabric.clone());
+        let raft = Raft::new(raft_id, Arc::new(config), network, store.clone(), machine).await;
+        let raft = raft.map_err(|error| StartError::Raft(error.to_string()))?;
+
+        let leadership = Leadership::new(
+            raft.clone(),
+            replica.clone(),
+            settings.election_timeout_ms.0,
+            settings.patience_ms.0,
+        );
+        let proposals = Proposals::new(raft.clone(), fabric.clone(), leadership.clone());
+        let standing = Arc::new(Standing::new(node));
+        let (registrar, barrier) = (Registrar::default(), barrier::Barrier::default());
+        let (fence, fences) = mpsc::channel(1);
+        let (words, heard) = RunHolder::channel();
+        let (failed, failure) = watch::channel(None);
+        let timing = Timing {
+            lease_max: settings.lease_ms.0,
+            beat_interval: settings.beat_ms.0,
+            join_interval: settings.beat_ms.0,
+        };
+        let holder = RunHolder {
+            tenure: Tenure::new(node, store.identity().incarnation, timing),
+            disk: DiskId(raft_id),
+            fabric_address: fabric_address.clone(),
+            store: store.clone(),
+            proposals: proposals.clone(),
+            registrar: registrar.clone(),
+            standing: standing.clone(),
+            fences: fence,
+            beat_timeout: settings.beat_ms.0 * 2,
+        };
+        let service = Service {
+            raft_id,
+            raft: raft.clone(),
+            store: store.clone(),
+            leadership: leadership.clone(),
+            snapshots,
+        };
+        let bootstrap = Bootstrap {
+            node,
+            raft_id,
+            fabric_address,
+            initial_voters: settings.initial_voters.clone(),
+            raft: raft.clone(),
+            store: store.clone(),
+            fabric,
+        };
+        let consensus =
+            Consensus { node, raft, replica, registrar, barrier, standing, proposals, words };
+        let tasks = Tasks { bootstrap, leadership, holder, words: heard, failed, store, metrics };
+        Ok(Started { consensus, service: Arc::new(service), fences, failure, tasks })
+    }
+
+    pub fn node(&self) -> NodeId {
+        self.node
+    }
+
+    /// This node's copy of the directory. It may be behind.
+    pub fn replica(&self) -> &Replica {
+        &self.replica
+    }
+
+    pub fn registrar(&self) -> &Registrar {
+        &self.registrar
+    }
+
+    /// The run as which this node may accept a post or start a call, at this very moment.
+    pub fn may_act(&self) -> Option<NodeRun> {
+        self.standing.may_act()
+    }
+
+    /// True while this node is part of a quorum and can register connections.
+    pub fn watch_ready(&self) -> watch::Receiver<bool> {
+        self.standing.watch_ready()
+    }
+
+    /// Returns once the replica has applied all that was committed before the call.
+    pub async fn barrier(&self) -> Result<(), NoQuorum> {
+        self.barrier.wait().await
+    }
+
+    /// Ends this run in the directory, and raft on this node. What it still owned is left to others.
+    pub async fn leave(&self) {
+        if let Some(run) = self.may_act() {
+            let left = self.proposals.propose(Command::Evict { run }, LEAVE_TIMEOUT).await;
+            match left {
+                Ok(_) => info!(%run, "left"),
+                Err(error) => info!(%run, %error, "left without a word"),
+            }
+        }
+        if let Err(error) = self.raft.shutdown().await {
+            error!(%error, "raft did not end cleanly");
+        }
+    }
+}
+
+impl Started {
+    /// Spawns everything that keeps this node part of the cluster. Each fence that comes is to be
+    /// answered by ending all that the run owned.
+    pub fn run(self, tasks: &TaskTracker, stop: &CancellationToken) -> mpsc::Receiver<Fence> {
+        let Started { consensus, fences, tasks: parts, .. } = self;
+        let Tasks { bootstrap, leadership, holder, words, failed, store, metrics } = parts;
+        let spawn = |task: futures_util::future::BoxFuture<'static, ()>| {
+            let stop = stop.clone();
+            tasks.spawn(async move { stop.run_until_cancelled(task).await });
+        };
+        spawn(Box::pin(leadership.watch(metrics.clone())));
+        let barrier = consensus.barrier.clone();
+        spawn(Box::pin(barrier.serve(consensus.proposals.clone(), consensus.replica.clone())));
+        let (registrar, heard) = (consensus.registrar.clone(), consensus.words.clone());
+        let fenced = move |run| drop(heard.try_send(Word::Fenced(run)));
+        spawn(Box::pin(registrar.serve(consensus.proposals.clone(), metrics.clone(), fenced)));
+        spawn(Box::pin(observe(consensus.clone(), metrics)));
+        let sender = consensus.words.clone();
+        spawn(Box::pin(async move {
+            let belonging = async {
+                match bootstrap.run().await {
+                    Ok(_) => holder.hold(sender, words).await.to_string(),
+                    Err(error) => error.to_string(),
+                }
+            };
+            let failure = tokio::select! {
+                failure = belonging => failure,
+                failure = store.failure() => failure.to_string(),
+            };
+            failed.send_replace(Some(failure.into()));
+        }));
+        fences
+    }
+}
+
+/// Keeps the gauges of the directory current.
+async fn observe(consensus: Consensus, metrics: Arc<Metrics>) {
+    let mut interval = tokio::time::interval(Duration::from_secs(1));
+    loop {
+        interval.tick().await;
+        let (entries, debts) = consensus.replica.read(|directory| {
+            (directory.len(), directory.indebted_runs().map(|(_, debts)| debts).sum::<u64>())
+        });
+        metrics.directory.entries.set(entries as f64);
+        metrics.directory.debts.set(debts as f64);
+        metrics
+            .directory
+            .applied_index
+            .set(consensus.replica.applied_index().unwrap_or_default() as f64);
+        let term = consensus.raft.metrics().borrow_watched().current_term;
+        metrics.directory.term.set(term as f64);
+        let is_ready = consensus.may_act().is_some();
+        metrics.directory.is_ready.set(f64::from(u8::from(is_ready)));
+    }
+}
+
+/// Blocks. The log comes first: it keeps other processes out of the directory.
+fn open(data_dir: &Path) -> Result<(LogStore, Machine), StartError> {
+    let store = LogStore::open(data_dir)?;
+    let machine = Machine::open(data_dir)?;
+    Ok((store, machine))
+}
+
+fn raft_config(settings: &ClusterSettings) -> Result<RaftConfig, openraft::ConfigError> {
+    let millis = |duration: Duration| duration.as_millis() as u64;
+    let election_timeout = millis(settings.election_timeout_ms.0);
+    let config = RaftConfig {
+        cluster_name: settings.name.to_string(),
+        heartbeat_interval: millis(settings.heartbeat_ms.0),
+        election_timeout_min: election_timeout,
+        election_timeout_max: election_timeout * 2,
+        // Otherwise a node that was cut off comes back with a larger term and unseats the leader.
+        enable_pre_vote: Some(true),
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(ENTRIES_BETWEEN_SNAPSHOTS),
+        max_in_snapshot_log_to_keep: ENTRIES_KEPT,
+        max_payload_entries: ENTRIES_A_MESSAGE,
+        // A purge of many entries stalls the store.
+        purge_batch_size: 256,
+        ..RaftConfig::default()
+    };
+    config.validate()
+}

@@ -1,0 +1,157 @@
+//! How any node has the leader do something: find it, ask it, say what is known of the answer.
+//!
+//! One attempt each. Who asks decides whether to ask again.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use openraft::ReadPolicy;
+use openraft::async_runtime::WatchReceiver as _;
+use openraft::error::{ClientWriteError, RaftError};
+use posthorn_core::directory::{Applied, Command};
+use posthorn_core::ids::NodeRun;
+use posthorn_proto::cluster::v1 as wire;
+use prost::Message as _;
+
+use crate::consensus::leader::Leadership;
+use crate::consensus::service::{Method, NOT_LEADER};
+use crate::consensus::types::{Proposal, Raft};
+use crate::consensus::wire::Wire;
+use crate::fabric::{CallError, Fabric, Peer, Refusal};
+
+#[derive(Clone)]
+pub(super) struct Proposals {
+    raft: Raft,
+    fabric: Fabric,
+    leadership: Leadership,
+}
+
+/// Why the leader did not do what it was asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum AskError {
+    /// Certainly not done: nobody leads, or whoever does cannot be reached.
+    #[error("there is no leader: {0}")]
+    NoLeader(String),
+    /// Perhaps done.
+    #[error("the leader did not answer: {0}")]
+    Unknown(String),
+}
+
+enum Leader {
+    Here,
+    There(Peer),
+}
+
+impl Proposals {
+    pub(super) fn new(raft: Raft, fabric: Fabric, leadership: Leadership) -> Proposals {
+        Proposals { raft, fabric, leadership }
+    }
+
+    /// Has a command committed and applied.
+    pub(super) async fn propose(
+        &self,
+        command: Command,
+        timeout: Duration,
+    ) -> Result<Applied, AskError> {
+        match self.leader()? {
+            Leader::Here => {
+                match tokio::time::timeout(timeout, commit(&self.raft, command.into())).await {
+                    Ok(result) => result,
+                    Err(_) => Err(AskError::Unknown("the commit takes too long".to_owned())),
+                }
+            }
+            Leader::There(peer) => {
+                let request = command.to_bytes();
+                let answer = self.ask(&peer, Method::Propose, request, timeout).await?;
+                Applied::from_bytes(answer).map_err(|error| AskError::Unknown(error.to_string()))
+            }
+        }
+    }
+
+    /// An index of the log: who has applied it has seen all that was committed before the call.
+    pub(super) async fn read_index(&self, timeout: Duration) -> Result<u64, AskError> {
+        match self.leader()? {
+            Leader::Here => match tokio::time::timeout(timeout, read_index(&self.raft)).await {
+                Ok(result) => result,
+                Err(_) => Err(AskError::NoLeader("no quorum answers".to_owned())),
+            },
+            Leader::There(peer) => {
+                let answer = self.ask(&peer, Method::ReadIndex, Bytes::new(), timeout).await?;
+                match wire::ReadIndexAnswer::decode(answer) {
+                    Ok(answer) => Ok(answer.index),
+                    Err(error) => Err(AskError::Unknown(error.to_string())),
+                }
+            }
+        }
+    }
+
+    /// Tells the leader that a run lives. False: the directory holds it for over.
+    pub(super) async fn beat(&self, run: NodeRun, timeout: Duration) -> Result<bool, AskError> {
+        match self.leader()? {
+            Leader::Here => self.leadership.on_beat(run).ok_or_else(not_leading),
+            Leader::There(peer) => {
+                let answer = self.ask(&peer, Method::Beat, run.to_bytes(), timeout).await?;
+                match wire::BeatAnswer::decode(answer) {
+                    Ok(answer) => Ok(answer.is_current),
+                    Err(error) => Err(AskError::Unknown(error.to_string())),
+                }
+            }
+        }
+    }
+
+    fn leader(&self) -> Result<Leader, AskError> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let unknown = || AskError::NoLeader("none is known".to_owned());
+        let raft_id = metrics.current_leader.ok_or_else(unknown)?;
+        if raft_id == metrics.id {
+            return Ok(Leader::Here);
+        }
+        let member = metrics.membership_config.membership().get_node(&raft_id);
+        let member = member.ok_or_else(unknown)?;
+        let address = member.fabric_address.clone();
+        Ok(Leader::There(Peer { node: member.node, address }))
+    }
+
+    async fn ask(
+        &self,
+        peer: &Peer,
+        method: Method,
+        request: Bytes,
+        timeout: Duration,
+    ) -> Result<Bytes, AskError> {
+        let answer = self.fabric.call(peer, method as u8, request, timeout).await;
+        answer.map_err(|error| match error {
+            CallError::Unreachable(_) | CallError::Refused(Refusal { code: NOT_LEADER, .. }) => {
+                AskError::NoLeader(error.to_string())
+            }
+            CallError::Refused(_) | CallError::Unknown(_) | CallError::TooLarge(_) => {
+                AskError::Unknown(error.to_string())
+            }
+        })
+    }
+}
+
+pub(super) async fn commit(raft: &Raft, proposal: Proposal) -> Result<Applied, AskError> {
+    match raft.client_write(proposal).await {
+        Ok(written) => written
+            .data
+            .ok_or_else(|| AskError::Unknown("the command was applied without effect".to_owned())),
+        // Right after an election, the leader itself says so until a quorum has answered it.
+        Err(RaftError::APIError(ClientWriteError::ForwardToLeader(error))) => {
+            Err(AskError::NoLeader(error.to_string()))
+        }
+        Err(error) => Err(AskError::Unknown(error.to_string())),
+    }
+}
+
+pub(super) async fn read_index(raft: &Raft) -> Result<u64, AskError> {
+    match raft.get_read_log_id(ReadPolicy::ReadIndex).await {
+        Ok((read, _)) => Ok(read.index()),
+        Err(error) => Err(AskError::NoLeader(error.to_string())),
+    }
+}
+
+pub(super) fn not_leading() -> AskError {
+    AskError::NoLeader("this node does not lead".to_owned())
+}

@@ -1,0 +1,221 @@
+//! Holds on to a run of this node: does what [`Tenure`] decides.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use posthorn_core::directory::{Applied, Command};
+use posthorn_core::ids::{DiskId, NodeId, NodeRun};
+use posthorn_core::liveness::BootTime;
+use posthorn_core::tenure::{Action, Tenure};
+use tokio::sync::{mpsc, oneshot, watch};
+use tracing::{info, warn};
+
+use crate::clock::boot_now;
+use crate::consensus::proposals::{AskError, Proposals};
+use crate::consensus::registrar::Registrar;
+use crate::consensus::store::LogStore;
+
+const JOIN_TIMEOUT: Duration = Duration::from_secs(2);
+/// The longest sleep: a timer does not run while the machine is suspended, the lease does.
+const SLEEP_MAX: Duration = Duration::from_millis(250);
+const EVENTS_MAX: usize = 64;
+
+/// What everybody may ask at any moment: whether we may act, and as which run.
+///
+/// The end of the lease is looked at each time, by the clock: a timer that comes too late must not
+/// let anything pass.
+pub(super) struct Standing {
+    node: NodeId,
+    incarnation: AtomicU64,
+    /// By the boot clock, in microseconds. 0 while we do not serve.
+    lease_ends_at: AtomicU64,
+    ready: watch::Sender<bool>,
+}
+
+/// Everything that the run owned is to be ended; `done` is told when it is.
+pub struct Fence {
+    pub run: NodeRun,
+    pub done: oneshot::Sender<()>,
+}
+
+pub(super) struct RunHolder {
+    pub(super) tenure: Tenure,
+    pub(super) disk: DiskId,
+    pub(super) fabric_address: Arc<str>,
+    pub(super) store: LogStore,
+    pub(super) proposals: Proposals,
+    pub(super) registrar: Registrar,
+    pub(super) standing: Arc<Standing>,
+    pub(super) fences: mpsc::Sender<Fence>,
+    pub(super) beat_timeout: Duration,
+}
+
+/// A word to the holder of the run, from whoever asked on its behalf.
+#[derive(Debug)]
+pub(super) enum Word {
+    Joined(NodeRun, Applied),
+    Acknowledged(NodeRun, BootTime),
+    Fenced(NodeRun),
+    Ended,
+}
+
+impl Standing {
+    pub(super) fn new(node: NodeId) -> Standing {
+        Standing {
+            node,
+            incarnation: AtomicU64::new(0),
+            lease_ends_at: AtomicU64::new(0),
+            ready: watch::Sender::new(false),
+        }
+    }
+
+    /// The run as which we may accept a post or start a call at this moment.
+    pub(super) fn may_act(&self) -> Option<NodeRun> {
+        let ends_at = self.lease_ends_at.load(Ordering::SeqCst);
+        if ends_at == 0 || micros(boot_now()) >= ends_at {
+            return None;
+        }
+        let incarnation = self.incarnation.load(Ordering::SeqCst) as u32;
+        Some(NodeRun { node: self.node, incarnation })
+    }
+
+    pub(super) fn watch_ready(&self) -> watch::Receiver<bool> {
+        self.ready.subscribe()
+    }
+
+    fn begin(&self, run: NodeRun) {
+        self.incarnation.store(run.incarnation.into(), Ordering::SeqCst);
+    }
+
+    fn extend(&self, ends_at: BootTime) {
+        self.lease_ends_at.store(micros(ends_at), Ordering::SeqCst);
+    }
+
+    fn end(&self) {
+        self.lease_ends_at.store(0, Ordering::SeqCst);
+        self.ready.send_replace(false);
+    }
+}
+
+impl RunHolder {
+    /// Runs until the store fails. `words` come from [`RunHolder::channel`].
+    pub(super) async fn hold(
+        mut self,
+        sender: mpsc::Sender<Word>,
+        mut words: mpsc::Receiver<Word>,
+    ) -> std::io::Error {
+        loop {
+            while let Some(action) = self.tenure.poll_action() {
+                if let Err(error) = self.perform(action, &sender).await {
+                    self.standing.end();
+                    return error;
+                }
+            }
+            let now = boot_now();
+            let due = self.tenure.poll_timeout().unwrap_or(now + SLEEP_MAX);
+            let sleep = due.0.saturating_sub(now.0).min(SLEEP_MAX);
+            tokio::select! {
+                word = words.recv() => self.hear(word),
+                () = tokio::time::sleep(sleep) => self.tenure.handle_timeout(boot_now()),
+            }
+        }
+    }
+
+    pub(super) fn channel() -> (mpsc::Sender<Word>, mpsc::Receiver<Word>) {
+        mpsc::channel(EVENTS_MAX)
+    }
+
+    fn hear(&mut self, word: Option<Word>) {
+        match word {
+            Some(Word::Joined(run, applied)) => {
+                match applied {
+                    Applied::Joined => info!(%run, "joined"),
+                    applied => warn!(%run, ?applied, "cannot join"),
+                }
+                self.tenure.on_join(boot_now(), run, applied);
+            }
+            Some(Word::Acknowledged(run, sent_at)) => self.tenure.on_acknowledged(run, sent_at),
+            Some(Word::Fenced(run)) => self.tenure.on_fenced(run),
+            Some(Word::Ended) => self.tenure.on_ended(),
+            // We hold a sender ourselves.
+            None => (),
+        }
+    }
+
+    async fn perform(
+        &mut self,
+        action: Action,
+        sender: &mpsc::Sender<Word>,
+    ) -> std::io::Result<()> {
+        match action {
+            Action::Persist { incarnation } => {
+                self.store.save_incarnation(incarnation).await?;
+                self.tenure.on_persisted(boot_now());
+            }
+            Action::Join { run } => self.join(run, sender.clone()),
+            Action::Beat { run } => self.beat(run, sender.clone()),
+            Action::Serve { run } => {
+                info!(%run, "serving");
+                self.registrar.begin(run);
+                self.standing.ready.send_replace(true);
+            }
+            Action::Extend { ends_at } => {
+                if let Some(run) = self.tenure.serving() {
+                    self.standing.begin(run);
+                    self.standing.extend(ends_at);
+                }
+            }
+            Action::Fence { run } => self.fence(run, sender.clone()).await,
+        }
+        Ok(())
+    }
+
+    fn join(&self, run: NodeRun, sender: mpsc::Sender<Word>) {
+        let (disk, fabric_address) = (self.disk, self.fabric_address.clone());
+        let proposals = self.proposals.clone();
+        tokio::spawn(async move {
+            let join = Command::Join { run, disk, fabric_address };
+            match proposals.propose(join, JOIN_TIMEOUT).await {
+                // Where nobody listens any more, the process is ending.
+                Ok(applied) => drop(sender.send(Word::Joined(run, applied)).await),
+                Err(error) => info!(%run, %error, "waiting to join"),
+            }
+        });
+    }
+
+    fn beat(&self, run: NodeRun, sender: mpsc::Sender<Word>) {
+        let (proposals, timeout) = (self.proposals.clone(), self.beat_timeout);
+        tokio::spawn(async move {
+            let sent_at = boot_now();
+            let word = match proposals.beat(run, timeout).await {
+                Ok(true) => Word::Acknowledged(run, sent_at),
+                Ok(false) => Word::Fenced(run),
+                Err(AskError::NoLeader(_) | AskError::Unknown(_)) => return,
+            };
+            drop(sender.send(word).await);
+        });
+    }
+
+    /// Ends all that the run owned. Its lease has ended, or it is over: nothing is accepted any
+    /// more from this moment on.
+    async fn fence(&mut self, run: NodeRun, sender: mpsc::Sender<Word>) {
+        warn!(%run, "fenced: this node has lost its lease or was evicted");
+        self.standing.end();
+        self.registrar.end();
+        let (done, ended) = oneshot::channel();
+        if self.fences.send(Fence { run, done }).await.is_err() {
+            return;
+        }
+        tokio::spawn(async move {
+            // Dropped unanswered, it means that the node is being taken down.
+            if ended.await.is_ok() {
+                drop(sender.send(Word::Ended).await);
+            }
+        });
+    }
+}
+
+fn micros(time: BootTime) -> u64 {
+    u64::try_from(time.0.as_micros()).unwrap_or(u64::MAX)
+}

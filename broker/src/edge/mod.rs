@@ -1,0 +1,156 @@
+//! Where clients connect: listeners, handshakes, one task a connection.
+
+mod head;
+mod opening;
+mod session;
+mod socket;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use posthorn_core::connection::Limits;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::warn;
+
+use crate::config::node::EdgeSettings;
+use crate::edge::head::HeadLimits;
+use crate::edge::socket::FrameLimits;
+use crate::exchange::Gateway;
+use crate::telemetry::Refused;
+
+/// How long no connection is accepted after the process has run out of files.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+const BACKLOG: u32 = 4096;
+
+/// The settings of the edge, believed, and what its tasks share.
+pub(crate) struct Edge {
+    gateway: Arc<Gateway>,
+    limits: Arc<Limits>,
+    head_limits: HeadLimits,
+    frame_limits: FrameLimits,
+    handshake_timeout: Duration,
+    lifetime_max: Option<Duration>,
+    lifetime_jitter_percent: u8,
+    connections_max: Option<u64>,
+    /// Sockets of clients, handshakes included.
+    sockets: AtomicU64,
+}
+
+/// Who connected, and where.
+#[derive(Debug, Clone, Copy)]
+struct Peer {
+    address: SocketAddr,
+    local: SocketAddr,
+}
+
+impl Edge {
+    pub(crate) fn new(settings: &EdgeSettings, gateway: Arc<Gateway>) -> Arc<Edge> {
+        let bytes = |limit: Option<u64>| limit.and_then(|limit| usize::try_from(limit).ok());
+        Arc::new(Edge {
+            gateway,
+            limits: Arc::new(Limits {
+                idle_max: settings.idle_timeout_s.0.map(|idle| idle.0),
+                ping_interval: settings.ping_interval_s.0.map(|interval| interval.0),
+                pong_max: settings.pong_timeout_s.0,
+                closing_max: settings.close_timeout_ms.0,
+                in_flight_max: settings.messages_in_flight_max,
+            }),
+            head_limits: HeadLimits {
+                header_bytes_max: settings.header_bytes_max as usize,
+                url_bytes_max: settings.url_bytes_max as usize,
+            },
+            frame_limits: FrameLimits {
+                message_bytes_max: bytes(settings.message_bytes_max.0),
+                frame_bytes_max: bytes(settings.frame_bytes_max.0),
+                unwritten_bytes_max: usize::MAX / 2,
+            },
+            handshake_timeout: settings.handshake_timeout_ms.0,
+            lifetime_max: settings.lifetime_s.0.map(|lifetime| lifetime.0),
+            lifetime_jitter_percent: settings.lifetime_jitter_percent,
+            connections_max: settings.connections_max.0,
+            sockets: AtomicU64::new(0),
+        })
+    }
+
+    /// Accepts connections until told to stop. The connections themselves go on.
+    pub(crate) async fn serve(
+        self: Arc<Edge>,
+        listener: TcpListener,
+        tasks: TaskTracker,
+        stop: CancellationToken,
+    ) {
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = stop.cancelled() => return,
+            };
+            match accepted {
+                Ok((stream, address)) => self.clone().accept(stream, address, &tasks),
+                Err(error) => {
+                    warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    fn accept(self: Arc<Edge>, stream: TcpStream, address: SocketAddr, tasks: &TaskTracker) {
+        let sockets = self.sockets.fetch_add(1, Ordering::Relaxed);
+        if self.connections_max.is_some_and(|max| sockets >= max) {
+            self.sockets.fetch_sub(1, Ordering::Relaxed);
+            self.gateway.metrics().edge.refused.at(Refused::TooMany).increment(1);
+            refuse_at_once(&stream);
+            return;
+        }
+        let Ok(local) = stream.local_addr() else {
+            self.sockets.fetch_sub(1, Ordering::Relaxed);
+            return;
+        };
+        // Messages are small and are to leave at once.
+        let _ = stream.set_nodelay(true);
+        let tracker = tasks.clone();
+        tasks.spawn(async move {
+            let session = opening::open(&self, stream, Peer { address, local }).await;
+            match session {
+                // A task of its own, so that what the handshake needed is not kept beside it.
+                Some(session) => drop(tracker.spawn(async move {
+                    session.run().await;
+                    self.sockets.fetch_sub(1, Ordering::Relaxed);
+                })),
+                None => drop(self.sockets.fetch_sub(1, Ordering::Relaxed)),
+            }
+        });
+    }
+
+    /// How long a connection may live, shortened by chance.
+    fn random_lifetime(&self) -> Option<Duration> {
+        let lifetime = self.lifetime_max?;
+        let parts = u64::from(self.lifetime_jitter_percent) * 1000;
+        let chance = getrandom::u64().unwrap_or_default() % (parts + 1);
+        Some(lifetime - lifetime * chance as u32 / 100_000)
+    }
+}
+
+/// Answers without reading, as cheaply as can be.
+fn refuse_at_once(stream: &TcpStream) {
+    let response = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nContent-Length: 0\r\n\
+        Connection: close\r\n\r\n";
+    let _ = stream.try_write(response);
+}
+
+/// Opens the listener of the edge.
+pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => tokio::net::TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => tokio::net::TcpSocket::new_v6()?,
+    };
+    // A restarted node must not wait for its old connections to be forgotten.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}

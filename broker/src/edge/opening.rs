@@ -1,0 +1,340 @@
+//! One handshake, from the first byte to its answer: it does what [`Connection`] decides.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use posthorn_core::connection::{Action, CloseCause, Connection};
+use posthorn_core::event::connection_info::ConnectionInfo;
+use posthorn_core::ids::ConnectionId;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+
+use crate::clock::epoch_ms;
+use crate::edge::head::{self, BadHead, Head};
+use crate::edge::session::Session;
+use crate::edge::socket::{FrameLimits, Socket};
+use crate::edge::{Edge, Peer};
+use crate::exchange::inbound::{ConnectAnswer, HandshakeParts};
+use crate::exchange::mailbox::Mailbox;
+use crate::exchange::stage::Stage;
+use crate::exchange::{Admission, Admitted, Gateway};
+use crate::telemetry::Refused;
+
+/// What a client may send before it was answered. More is left in the socket.
+const EARLY_BYTES_MAX: usize = 4096;
+
+/// Everything that can happen while a connection is being opened.
+enum Event {
+    Registered(bool),
+    Answered(Box<ConnectAnswer>),
+    /// Somebody wishes it closed before it is open.
+    Wished(CloseCause),
+    Left,
+}
+
+struct Opening<S> {
+    machine: Connection,
+    stream: S,
+    early: Vec<u8>,
+    stage: Arc<Stage>,
+    /// The client's `Sec-WebSocket-Key`.
+    key: String,
+    /// Until `$connect` is called.
+    parts: Option<HandshakeParts>,
+    mailbox: Arc<Mailbox>,
+    gateway: Arc<Gateway>,
+    /// What the directory or the backend is being asked.
+    asked: Option<Pin<Box<dyn Future<Output = Event> + Send>>>,
+    answer: Option<Box<ConnectAnswer>>,
+    has_left: bool,
+}
+
+/// Reads a request and answers it. Returns the open connection's task, if it came to that.
+pub(super) async fn open<S>(edge: &Edge, mut stream: S, peer: Peer) -> Option<Session<S>>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let read = head::read(&mut stream, edge.head_limits);
+    let (head, early) = match tokio::time::timeout(edge.handshake_timeout, read).await {
+        Ok(Ok(read)) => read,
+        Ok(Err(bad)) => {
+            refuse_head(edge, &mut stream, bad).await;
+            return None;
+        }
+        Err(_) => {
+            edge.gateway.metrics().edge.refused.at(Refused::TimedOut).increment(1);
+            return None;
+        }
+    };
+    let started = Instant::now();
+    let admitted = match edge.gateway.admit(&head.host, &head.path) {
+        Admission::Admitted(admitted) => admitted,
+        Admission::UnknownStage => {
+            refuse(edge, &mut stream, Refused::UnknownStage, Reply::message(403, "Forbidden"))
+                .await;
+            return None;
+        }
+        Admission::NotReady => {
+            let reply = Reply::message(503, "Service Unavailable").with("Retry-After", "1");
+            refuse(edge, &mut stream, Refused::NotReady, reply).await;
+            return None;
+        }
+    };
+    let Admitted { stage, owner } = admitted;
+    let Some(info) = describe(&head, &stage, peer) else {
+        let reply = Reply::message(503, "Service Unavailable");
+        refuse(edge, &mut stream, Refused::NotReady, reply).await;
+        return None;
+    };
+    let opening = Opening {
+        machine: Connection::new(edge.limits.clone(), edge.random_lifetime()),
+        stream,
+        early,
+        mailbox: edge.gateway.begin(owner, info),
+        parts: Some(parts(head.clone(), peer)),
+        stage,
+        key: head.key,
+        gateway: edge.gateway.clone(),
+        asked: None,
+        answer: None,
+        has_left: false,
+    };
+    let session = opening.run(edge.frame_limits).await;
+    if session.is_some() {
+        edge.gateway.metrics().edge.handshake_seconds.record(started.elapsed());
+    }
+    session
+}
+
+/// A new connection of the client that sent this request. None where the system has no random bits,
+/// without which its ID could be guessed.
+fn describe(head: &Head, stage: &Stage, peer: Peer) -> Option<ConnectionInfo> {
+    let mut bits = [0; ConnectionId::BYTES];
+    getrandom::fill(&mut bits).ok()?;
+    let is_user_agent = |(name, _): &&(String, String)| name.eq_ignore_ascii_case("user-agent");
+    let user_agent = head.headers.iter().find(is_user_agent).map(|(_, value)| value.as_str());
+    let domain_name = match head.host.rsplit_once(':') {
+        // An IPv6 address in brackets is full of colons.
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        Some(_) | None => &head.host,
+    };
+    Some(ConnectionInfo {
+        connection: ConnectionId::from_random(bits),
+        api_id: stage.api_id.clone(),
+        stage: stage.name.clone(),
+        domain_name: domain_name.into(),
+        host: head.host.as_str().into(),
+        source_ip: peer.address.ip().to_canonical(),
+        user_agent: user_agent.map(Into::into),
+        connected_at_ms: epoch_ms(),
+        api_key: None,
+        authorized: None,
+    })
+}
+
+fn parts(head: Head, peer: Peer) -> HandshakeParts {
+    HandshakeParts {
+        headers: head.headers,
+        query: head.query.unwrap_or_default(),
+        subprotocols: head.subprotocols,
+        addresses: peer.address.ip().to_canonical().to_string(),
+        port: peer.local.port(),
+    }
+}
+
+async fn refuse_head<S: AsyncWrite + Unpin>(edge: &Edge, stream: &mut S, bad: BadHead) {
+    let label = match bad {
+        BadHead::Ended => Refused::ClientLeft,
+        BadHead::Malformed(_) | BadHead::UrlTooLong | BadHead::HeadersTooLarge => {
+            Refused::Malformed
+        }
+        BadHead::NotGet | BadHead::NotWebSocket | BadHead::WrongVersion => Refused::NotWebSocket,
+    };
+    let (status, header) = bad.status();
+    let mut reply = Reply::message(status, &bad.to_string());
+    reply.headers.extend(header.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    refuse(edge, stream, label, reply).await;
+}
+
+async fn refuse<S>(edge: &Edge, stream: &mut S, label: Refused, reply: Reply)
+where
+    S: AsyncWrite + Unpin,
+{
+    edge.gateway.metrics().edge.refused.at(label).increment(1);
+    // Who does not wait for the answer does not need it.
+    let _ = tokio::time::timeout(edge.handshake_timeout, reply.write(stream)).await;
+}
+
+impl<S> Opening<S>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    async fn run(mut self, limits: FrameLimits) -> Option<Session<S>> {
+        loop {
+            while let Some(action) = self.machine.poll_action() {
+                match action {
+                    Action::Upgrade => return Some(self.upgrade(limits).await),
+                    Action::Drop => {
+                        self.gateway.let_go(&self.mailbox);
+                        return None;
+                    }
+                    action => self.perform(action).await,
+                }
+            }
+            let event = self.next_event().await;
+            self.apply(event);
+        }
+    }
+
+    /// Waits. What the client sends meanwhile is kept.
+    async fn next_event(&mut self) -> Event {
+        let asked = async {
+            match &mut self.asked {
+                Some(asked) => asked.await,
+                None => std::future::pending().await,
+            }
+        };
+        let (stream, early) = (&mut self.stream, &mut self.early);
+        let left = async {
+            while early.len() < EARLY_BYTES_MAX {
+                match stream.read_buf(early).await {
+                    Ok(0) | Err(_) => return,
+                    Ok(_) => (),
+                }
+            }
+            std::future::pending().await
+        };
+        let mailbox = &self.mailbox;
+        tokio::select! {
+            event = asked => event,
+            cause = std::future::poll_fn(|cx| mailbox.poll_wish(cx)) => Event::Wished(cause),
+            () = left, if !self.has_left => Event::Left,
+        }
+    }
+
+    fn apply(&mut self, event: Event) {
+        let now = Instant::now();
+        match event {
+            Event::Registered(is_registered) => {
+                self.asked = None;
+                match is_registered {
+                    true => self.machine.on_registered(),
+                    false => self.machine.on_fenced(now),
+                }
+            }
+            Event::Wished(CloseCause::Fenced) => self.machine.on_fenced(now),
+            Event::Wished(cause) => self.machine.close(now, cause),
+            Event::Answered(answer) => {
+                self.asked = None;
+                let verdict = answer.verdict;
+                self.answer = Some(answer);
+                self.machine.on_verdict(now, verdict);
+            }
+            Event::Left => {
+                self.has_left = true;
+                self.machine.on_ended(CloseCause::Lost);
+            }
+        }
+    }
+
+    async fn perform(&mut self, action: Action) {
+        match action {
+            Action::Register => {
+                let registered = self.gateway.register(&self.mailbox);
+                self.asked = Some(Box::pin(async { Event::Registered(registered.await) }));
+            }
+            Action::CallConnect => {
+                let Some(parts) = self.parts.take() else { return };
+                let stage = self.stage.clone();
+                let answered = self.gateway.call_connect(stage, &self.mailbox, parts);
+                self.asked = Some(Box::pin(async { Event::Answered(Box::new(answered.await)) }));
+            }
+            Action::Refuse { status } => self.refuse(status).await,
+            Action::Retire { disconnect } => {
+                self.mailbox.end();
+                self.gateway.retire(&self.mailbox, disconnect);
+            }
+            // An opening ends before any of these.
+            Action::Upgrade
+            | Action::Dispatch
+            | Action::Ping
+            | Action::SendClose(_)
+            | Action::Drop => (),
+        }
+    }
+
+    async fn refuse(&mut self, status: u16) {
+        let (label, reply) = match self.answer.take() {
+            Some(answer) => (answer.label, Reply::of_backend(status, *answer)),
+            None => {
+                let reply = Reply::message(status, "Service Unavailable").with("Retry-After", "1");
+                (Refused::NotReady, reply)
+            }
+        };
+        self.gateway.metrics().edge.refused.at(label).increment(1);
+        // Who does not wait for the answer does not need it.
+        let wait = std::time::Duration::from_secs(5);
+        let _ = tokio::time::timeout(wait, reply.write(&mut self.stream)).await;
+    }
+
+    async fn upgrade(mut self, limits: FrameLimits) -> Session<S> {
+        let accept = tungstenite::handshake::derive_accept_key(self.key.as_bytes());
+        let mut response = format!(
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+             Sec-WebSocket-Accept: {accept}\r\n"
+        );
+        if let Some(subprotocol) = self.answer.take().and_then(|answer| answer.subprotocol) {
+            response.push_str("Sec-WebSocket-Protocol: ");
+            response.push_str(&subprotocol);
+            response.push_str("\r\n");
+        }
+        response.push_str("\r\n");
+        self.gateway.on_opened();
+        // A failure shows when the session reads.
+        let _ = self.stream.write_all(response.as_bytes()).await;
+        let socket = Socket::new(self.stream, self.early, limits);
+        Session::new(self.machine, socket, self.mailbox, self.gateway)
+    }
+}
+
+/// An HTTP response that ends the connection.
+struct Reply {
+    status: u16,
+    headers: Vec<(String, String)>,
+    body: Bytes,
+}
+
+impl Reply {
+    fn message(status: u16, message: &str) -> Reply {
+        let body = serde_json::json!({ "message": message }).to_string().into();
+        let headers = vec![("Content-Type".to_owned(), "application/json".to_owned())];
+        Reply { status, headers, body }
+    }
+
+    /// What the backend said, where it said anything.
+    fn of_backend(status: u16, answer: ConnectAnswer) -> Reply {
+        Reply { status, headers: answer.headers, body: answer.body }
+    }
+
+    fn with(mut self, name: &str, value: &str) -> Reply {
+        self.headers.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    async fn write<S: AsyncWrite + Unpin>(&self, stream: &mut S) -> std::io::Result<()> {
+        let Reply { status, headers, body } = self;
+        let reason = hyper::StatusCode::from_u16(*status).ok();
+        let reason = reason.and_then(|status| status.canonical_reason()).unwrap_or("");
+        let mut head = format!("HTTP/1.1 {status} {reason}\r\n");
+        for (name, value) in headers {
+            head.push_str(&format!("{name}: {value}\r\n"));
+        }
+        head.push_str(&format!("Content-Length: {}\r\nConnection: close\r\n\r\n", body.len()));
+        let mut response = head.into_bytes();
+        response.extend_from_slice(body);
+        stream.write_all(&response).await?;
+        stream.shutdown().await
+    }
+}

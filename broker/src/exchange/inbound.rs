@@ -1,0 +1,304 @@
+//! From a client to its backend: `$connect`, messages, `$disconnect`.
+//!
+//! No call begins once our lease has ended: who speaks for the connection then is another.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use posthorn_core::connection::{CloseCause, Verdict};
+use posthorn_core::event::connection_info::ConnectionInfo;
+use posthorn_core::event::context::{Origin, Request};
+use posthorn_core::event::handshake::{Forwarded, Handshake};
+use posthorn_core::event::ids::{MessageId, RequestId};
+use posthorn_core::event::proxy::{ConnectEvent, DisconnectEvent, MessageEvent};
+use posthorn_core::ids::NodeRun;
+use posthorn_core::message::Message;
+use posthorn_core::route::error_frame::ErrorFrame;
+use posthorn_core::route::table::{RouteKey, Selected};
+use tracing::{debug, info};
+
+use crate::clock::epoch_ms;
+use crate::consensus::Consensus;
+use crate::exchange::mailbox::Mailbox;
+use crate::exchange::stage::{Route, Stage, Stages};
+use crate::integration::{Answer, Call, CallError};
+use crate::telemetry::Refused;
+
+const SUBPROTOCOL: &str = "sec-websocket-protocol";
+
+#[derive(Clone)]
+pub struct Inbound {
+    consensus: Consensus,
+}
+
+/// What a backend is told of a handshake.
+#[derive(Debug, Clone)]
+pub struct HandshakeParts {
+    /// In the order and spelling of the client.
+    pub headers: Vec<(String, String)>,
+    /// Without its `?`.
+    pub query: String,
+    pub subprotocols: Vec<String>,
+    /// The client's address, as `X-Forwarded-For` has it.
+    pub addresses: String,
+    /// The port that the client connected to.
+    pub port: u16,
+}
+
+/// What `$connect` came to.
+#[derive(Debug, Clone)]
+pub struct ConnectAnswer {
+    pub verdict: Verdict,
+    /// One of those that the client offered.
+    pub subprotocol: Option<String>,
+    /// For a refusal: what the backend said.
+    pub headers: Vec<(String, String)>,
+    pub body: Bytes,
+    pub label: Refused,
+}
+
+impl Inbound {
+    pub(super) fn new(consensus: Consensus) -> Inbound {
+        Inbound { consensus }
+    }
+
+    /// Asks the backend whether a connection may be opened.
+    pub(super) fn connect(
+        &self,
+        stage: Arc<Stage>,
+        info: Arc<ConnectionInfo>,
+        owner: NodeRun,
+        parts: HandshakeParts,
+    ) -> impl Future<Output = ConnectAnswer> + Send + 'static {
+        let consensus = self.consensus.clone();
+        async move {
+            let Some(route) = stage.routes.connect() else { return ConnectAnswer::accepted(None) };
+            if consensus.may_act() != Some(owner) {
+                return ConnectAnswer::failed(Verdict::Refused { status: 503 });
+            }
+            let event = || connect_event(&stage, &info, owner, &parts);
+            match route.integration.call(Call::of_event(&info, &event)).await {
+                Ok(answer) => judge(answer, &parts.subprotocols),
+                Err(error) => {
+                    info!(api = %info.api_id, %error, "$connect failed");
+                    ConnectAnswer::failed(match error {
+                        CallError::Overloaded => Verdict::Refused { status: 503 },
+                        CallError::NotCalled(_) => Verdict::Refused { status: 502 },
+                        CallError::Failed(_) => Verdict::Unknown { status: 502 },
+                        CallError::TimedOut(_) => Verdict::Unknown { status: 504 },
+                    })
+                }
+            }
+        }
+    }
+
+    /// Gives a client's message to its route. The mailbox is told when that is done.
+    pub(super) fn dispatch(&self, stages: &Stages, mailbox: &Arc<Mailbox>, message: Message) {
+        let selected = stages.of(&mailbox.info).map(|stage| (stage, stage.routes.select(&message)));
+        let (stage, key, route) = match selected {
+            Some((stage, Selected::Route { key, value })) => (stage, key.as_str(), value),
+            Some((stage, Selected::Default(value))) => (stage, RouteKey::DEFAULT, value),
+            Some((_, Selected::None)) | None => {
+                reply_error(mailbox, ErrorFrame::Forbidden(request_id()));
+                mailbox.on_dispatched();
+                return;
+            }
+        };
+        if let Some(answer) = route.integration.answer_now(&mailbox.info, Some(&message)) {
+            reply(mailbox, route, answer);
+            mailbox.on_dispatched();
+        } else if self.consensus.may_act() != Some(mailbox.owner) {
+            mailbox.on_dispatched();
+        } else {
+            let dispatched = Dispatched {
+                stage: stage.clone(),
+                key: key.to_owned(),
+                route: route.clone(),
+                mailbox: mailbox.clone(),
+                message,
+            };
+            tokio::spawn(dispatched.run());
+        }
+    }
+
+    pub(super) fn has_disconnect(stages: &Stages, info: &ConnectionInfo) -> bool {
+        stages.of(info).is_some_and(|stage| stage.routes.disconnect().is_some())
+    }
+
+    /// Tells the backend that a connection is over, once.
+    pub(super) async fn disconnect(
+        &self,
+        stages: &Stages,
+        info: &ConnectionInfo,
+        origin: Origin,
+        cause: &CloseCause,
+    ) -> Result<(), CallError> {
+        let Some(stage) = stages.of(info) else { return Ok(()) };
+        let Some(route) = stage.routes.disconnect() else { return Ok(()) };
+        let event = || {
+            let event = DisconnectEvent {
+                info,
+                request: request(),
+                status_code: cause.code(),
+                reason: cause.reason(),
+                stage_variables: &stage.variables,
+                origin: Some(origin),
+            };
+            event.to_json()
+        };
+        let answer = route.integration.call(Call::of_event(info, &event)).await?;
+        match answer.status {
+            429 | 500.. => Err(CallError::Failed(format!("it answered {}", answer.status))),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// One message on its way to its integration.
+struct Dispatched {
+    stage: Arc<Stage>,
+    key: String,
+    route: Route,
+    mailbox: Arc<Mailbox>,
+    message: Message,
+}
+
+impl Dispatched {
+    async fn run(self) {
+        let Dispatched { stage, key, route, mailbox, message } = &self;
+        let event = || message_event(stage, key, mailbox, message);
+        let called = route.integration.call(Call::of_message(&mailbox.info, &event, message)).await;
+        match called {
+            Ok(Answer { status: 500.., .. }) => {
+                reply_error(mailbox, ErrorFrame::InternalServerError(request_id()));
+            }
+            Ok(answer) => reply(mailbox, route, answer),
+            Err(error) => {
+                info!(api = %mailbox.info.api_id, route = ?key, %error, "an integration failed");
+                reply_error(
+                    mailbox,
+                    match error {
+                        CallError::TimedOut(_) => ErrorFrame::TimedOut(request_id()),
+                        CallError::Overloaded | CallError::NotCalled(_) | CallError::Failed(_) => {
+                            ErrorFrame::InternalServerError(request_id())
+                        }
+                    },
+                );
+            }
+        }
+        mailbox.on_dispatched();
+    }
+}
+
+impl ConnectAnswer {
+    fn accepted(subprotocol: Option<String>) -> ConnectAnswer {
+        let answer = ConnectAnswer::failed(Verdict::Accepted);
+        ConnectAnswer { subprotocol, ..answer }
+    }
+
+    /// The backend said nothing that could be passed on.
+    fn failed(verdict: Verdict) -> ConnectAnswer {
+        let (headers, body) = (Vec::new(), Bytes::new());
+        ConnectAnswer { verdict, subprotocol: None, headers, body, label: Refused::BackendFailed }
+    }
+}
+
+fn judge(answer: Answer, offered: &[String]) -> ConnectAnswer {
+    let Answer { status, headers, body } = answer;
+    if !(200..300).contains(&status) {
+        return ConnectAnswer {
+            verdict: Verdict::Refused { status },
+            subprotocol: None,
+            headers: headers.into_iter().filter(|(name, _)| is_passed_on(name)).collect(),
+            body: body.map_or(Bytes::new(), |body| body.payload),
+            label: Refused::ByBackend,
+        };
+    }
+    let is_subprotocol = |(name, _): &(String, String)| name.eq_ignore_ascii_case(SUBPROTOCOL);
+    match headers.into_iter().find(is_subprotocol).map(|(_, chosen)| chosen) {
+        Some(chosen) if !offered.contains(&chosen) => {
+            debug!("a backend chose a subprotocol that the client did not offer");
+            ConnectAnswer::failed(Verdict::Refused { status: 500 })
+        }
+        subprotocol => ConnectAnswer::accepted(subprotocol),
+    }
+}
+
+/// Headers that belong to one hop, or that we say ourselves.
+fn is_passed_on(name: &str) -> bool {
+    let ours =
+        ["connection", "content-length", "keep-alive", "transfer-encoding", "upgrade", "date"];
+    let is_websockets = name.len() >= 14 && name[..14].eq_ignore_ascii_case("sec-websocket-");
+    !is_websockets && !ours.iter().any(|other| other.eq_ignore_ascii_case(name))
+}
+
+fn reply(mailbox: &Mailbox, route: &Route, answer: Answer) {
+    if let Some(body) = answer.body.filter(|_| route.is_two_way) {
+        // Who does not read misses the answers to what he sends.
+        let _ = mailbox.reply(body);
+    }
+}
+
+fn reply_error(mailbox: &Mailbox, frame: ErrorFrame) {
+    let _ = mailbox.reply(Message::text(frame.text(mailbox.info.connection)));
+}
+
+fn connect_event(
+    stage: &Stage,
+    info: &ConnectionInfo,
+    owner: NodeRun,
+    parts: &HandshakeParts,
+) -> Vec<u8> {
+    let headers: Vec<_> = parts.headers.iter().map(|(name, value)| (&**name, &**value)).collect();
+    let (port, trace_id) = (parts.port.to_string(), trace_id());
+    let forwarded = Forwarded {
+        addresses: &parts.addresses,
+        port: &port,
+        protocol: "http",
+        trace_id: &trace_id,
+    };
+    let event = ConnectEvent {
+        info,
+        request: request(),
+        handshake: Handshake { headers: &headers, query: &parts.query, forwarded },
+        authorizer_latency_ms: None,
+        stage_variables: &stage.variables,
+        origin: Some(Origin { run: owner, sequence: 1 }),
+    };
+    event.to_json()
+}
+
+fn message_event(stage: &Stage, route_key: &str, mailbox: &Mailbox, message: &Message) -> Vec<u8> {
+    let event = MessageEvent {
+        info: &mailbox.info,
+        request: request(),
+        route_key,
+        message_id: MessageId::from_random(random(), mailbox.info.connection),
+        message,
+        stage_variables: &stage.variables,
+        origin: Some(mailbox.next_origin()),
+    };
+    event.to_json()
+}
+
+fn request() -> Request {
+    Request { id: request_id(), at_ms: epoch_ms() }
+}
+
+fn request_id() -> RequestId {
+    RequestId::from_random(random())
+}
+
+/// As X-Ray writes them: the time in seconds and 96 random bits, in hexadecimal.
+fn trace_id() -> String {
+    let random: String = random::<12>().iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("Root=1-{:08x}-{random}", epoch_ms() / 1000)
+}
+
+/// Names in logs, which need not be unguessable: without random bits, they are zeros.
+fn random<const N: usize>() -> [u8; N] {
+    let mut bits = [0; N];
+    let _ = getrandom::fill(&mut bits);
+    bits
+}

@@ -1,0 +1,314 @@
+//! The only way to a connection's task: what others want its client to read, and their wish that it
+//! be closed.
+//!
+//! A mailbox exists from before the directory learns of its connection until the socket is let go.
+//! So the owner's mailboxes are the authority: what has none there, is over.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use futures_util::task::AtomicWaker;
+use parking_lot::{Mutex, RwLock};
+use posthorn_core::connection::CloseCause;
+use posthorn_core::event::connection_info::ConnectionInfo;
+use posthorn_core::event::context::Origin;
+use posthorn_core::ids::{ConnectionId, NodeRun};
+use posthorn_core::message::Message;
+use posthorn_core::outbox::{Outbox, OutboxLimits, Position, Progress};
+use posthorn_core::recent::{Recent, Seen};
+
+use crate::exchange::outcome::{DeliverError, Outcome};
+
+const SHARDS: usize = 64;
+
+/// Told once, now or later, from whatever thread learns it.
+pub type Answer = Box<dyn FnOnce(Outcome) + Send>;
+
+/// One message for a client.
+#[derive(Debug, Clone)]
+pub struct Post {
+    pub message: Message,
+    /// How far it must get before its sender is answered.
+    pub progress: Progress,
+    pub idempotency_key: Option<Box<str>>,
+}
+
+/// Shared by the connection's task, which takes, and everyone else, who puts.
+pub struct Mailbox {
+    pub info: Arc<ConnectionInfo>,
+    /// The run that owns the connection. A later run of this process has nothing to do with it.
+    pub owner: NodeRun,
+    limits: OutboxLimits,
+    /// Milliseconds since 1970-01-01 UTC.
+    last_active_at_ms: AtomicU64,
+    /// How many events of the connection backends were told of.
+    events: AtomicU64,
+    /// Locked for moments only, never across a wait.
+    state: Mutex<State>,
+    waker: AtomicWaker,
+}
+
+#[derive(Default)]
+struct State {
+    outbox: Outbox<Answer>,
+    /// Made when the first key comes: most connections never see one.
+    recent: Option<Box<Recent>>,
+    wish: Option<CloseCause>,
+    /// Dispatched messages that have been dealt with since the task last looked.
+    dispatched: u32,
+    is_shut: bool,
+}
+
+/// What the task finds when it looks.
+#[derive(Debug, Default)]
+pub struct Mail {
+    pub messages: Vec<Message>,
+    /// A Ping to send right behind the messages.
+    pub ping: Option<Position>,
+    pub close: Option<CloseCause>,
+    pub dispatched: u32,
+}
+
+impl Mailbox {
+    pub fn new(info: Arc<ConnectionInfo>, owner: NodeRun, limits: OutboxLimits) -> Mailbox {
+        let last_active_at_ms = AtomicU64::new(info.connected_at_ms);
+        Mailbox {
+            info,
+            owner,
+            limits,
+            last_active_at_ms,
+            // The first is `$connect`.
+            events: AtomicU64::new(1),
+            state: Mutex::default(),
+            waker: AtomicWaker::new(),
+        }
+    }
+
+    /// Puts a message in. The answer comes at once unless its sender wants to wait for more.
+    pub fn post(&self, now: Instant, post: Post, answer: Answer) {
+        let mut state = self.state.lock();
+        match state.accept(now, self.limits, &post) {
+            Ok(position) => {
+                let told = state.outbox.wait(position, post.progress, answer);
+                drop(state);
+                self.waker.wake();
+                if let Some(answer) = told {
+                    answer(Ok(()));
+                }
+            }
+            Err(error) => {
+                drop(state);
+                answer(Err(error));
+            }
+        }
+    }
+
+    /// Puts in what the broker itself has to say. Lost where the outbox is full or shut: who does
+    /// not read misses the answers to what he sends.
+    pub fn reply(&self, message: Message) -> Outcome {
+        let mut state = self.state.lock();
+        if state.is_shut {
+            return Err(DeliverError::Gone);
+        }
+        let pushed = state.outbox.push(self.limits, message);
+        drop(state);
+        self.waker.wake();
+        pushed.map(|_| ()).map_err(|_| DeliverError::TooSlow)
+    }
+
+    /// Wishes the connection closed. The first wish counts.
+    pub fn close(&self, cause: CloseCause) -> Outcome {
+        let mut state = self.state.lock();
+        if state.is_shut || state.wish.is_some() {
+            return Err(DeliverError::Gone);
+        }
+        state.wish = Some(cause);
+        drop(state);
+        self.waker.wake();
+        Ok(())
+    }
+
+    /// A message that the client sent has been dealt with.
+    pub fn on_dispatched(&self) {
+        self.state.lock().dispatched += 1;
+        self.waker.wake();
+    }
+
+    /// Whether posts are still taken.
+    pub fn is_open(&self) -> bool {
+        !self.state.lock().is_shut
+    }
+
+    /// A message went either way.
+    pub fn on_active(&self, now_ms: u64) {
+        self.last_active_at_ms.store(now_ms, Ordering::Relaxed);
+    }
+
+    /// Names the next event that a backend is told of.
+    pub fn next_origin(&self) -> Origin {
+        let sequence = self.events.fetch_add(1, Ordering::Relaxed) + 1;
+        Origin { run: self.owner, sequence }
+    }
+
+    pub fn last_active_at_ms(&self) -> u64 {
+        self.last_active_at_ms.load(Ordering::Relaxed)
+    }
+
+    // ---- for the connection's task ----
+
+    /// Has the task woken by the next thing that is put in.
+    pub fn register(&self, context: &Context<'_>) {
+        self.waker.register(context.waker());
+    }
+
+    /// Whether [`Mailbox::take`] would find anything.
+    pub fn has_mail(&self) -> bool {
+        let state = self.state.lock();
+        !state.outbox.is_empty() || state.wish.is_some() || state.dispatched > 0
+    }
+
+    /// Takes a wish alone, whatever else is in the mailbox.
+    pub fn poll_wish(&self, context: &Context<'_>) -> Poll<CloseCause> {
+        self.register(context);
+        let mut state = self.state.lock();
+        match state.wish.take() {
+            Some(cause) => {
+                state.is_shut = true;
+                Poll::Ready(cause)
+            }
+            None => Poll::Pending,
+        }
+    }
+
+    /// Takes messages of about `bytes_max` in all, and all wishes.
+    pub fn take(&self, bytes_max: usize) -> Mail {
+        let mut state = self.state.lock();
+        let mut mail = Mail { dispatched: state.dispatched, ..Mail::default() };
+        state.dispatched = 0;
+        let mut bytes = 0;
+        while bytes < bytes_max
+            && let Some(message) = state.outbox.take()
+        {
+            bytes += message.payload.len();
+            mail.messages.push(message);
+        }
+        mail.ping = state.outbox.poll_ping();
+        // What was accepted before the wish is sent before the farewell.
+        if state.outbox.is_empty() {
+            mail.close = state.wish.take();
+            state.is_shut |= mail.close.is_some();
+        }
+        mail
+    }
+
+    /// Everything taken so far was given to the kernel.
+    pub fn on_written(&self) {
+        let told = self.state.lock().outbox.on_written();
+        tell(told);
+    }
+
+    pub fn on_pong(&self, position: Position) {
+        let told = self.state.lock().outbox.on_pong(position);
+        tell(told);
+    }
+
+    /// Takes no more posts; what was taken is still sent.
+    pub fn shut(&self) {
+        self.state.lock().is_shut = true;
+    }
+
+    /// The connection is over: tells everyone who still waits.
+    pub fn end(&self) {
+        let mut state = self.state.lock();
+        state.is_shut = true;
+        let unfinished: Vec<_> = state.outbox.close().collect();
+        drop(state);
+        for (answer, unfinished) in unfinished {
+            answer(Err(unfinished.into()));
+        }
+    }
+}
+
+impl State {
+    fn accept(
+        &mut self,
+        now: Instant,
+        limits: OutboxLimits,
+        post: &Post,
+    ) -> Result<Position, DeliverError> {
+        if self.is_shut || self.wish.is_some() {
+            return Err(DeliverError::Gone);
+        }
+        let Some(key) = &post.idempotency_key else { return self.push(limits, post) };
+        let seen = self.recent.get_or_insert_default().look_up(now, key, &post.message);
+        match seen {
+            Seen::Accepted(position) => Ok(position),
+            Seen::Otherwise => Err(DeliverError::KeyReused),
+            Seen::Never => {
+                let position = self.push(limits, post)?;
+                let recent = self.recent.get_or_insert_default();
+                recent.on_accepted(now, key, &post.message, position);
+                Ok(position)
+            }
+        }
+    }
+
+    fn push(&mut self, limits: OutboxLimits, post: &Post) -> Result<Position, DeliverError> {
+        self.outbox.push(limits, post.message.clone()).map_err(|_| DeliverError::TooSlow)
+    }
+}
+
+fn tell(answers: Vec<Answer>) {
+    for answer in answers {
+        answer(Ok(()));
+    }
+}
+
+/// The mailboxes of this node.
+pub struct Mailboxes {
+    shards: Vec<RwLock<HashMap<ConnectionId, Arc<Mailbox>>>>,
+}
+
+impl Default for Mailboxes {
+    fn default() -> Mailboxes {
+        Mailboxes { shards: (0..SHARDS).map(|_| RwLock::default()).collect() }
+    }
+}
+
+impl Mailboxes {
+    pub fn insert(&self, mailbox: Arc<Mailbox>) {
+        let id = mailbox.info.connection;
+        self.shard(id).write().insert(id, mailbox);
+    }
+
+    pub fn remove(&self, id: ConnectionId) {
+        self.shard(id).write().remove(&id);
+    }
+
+    pub fn get(&self, id: ConnectionId) -> Option<Arc<Mailbox>> {
+        self.shard(id).read().get(&id).cloned()
+    }
+
+    pub fn len(&self) -> usize {
+        self.shards.iter().map(|shard| shard.read().len()).sum()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.shards.iter().all(|shard| shard.read().is_empty())
+    }
+
+    /// Every mailbox there is now, a shard at a time.
+    pub fn for_each(&self, mut visit: impl FnMut(&Arc<Mailbox>)) {
+        for shard in &self.shards {
+            let mailboxes: Vec<_> = shard.read().values().cloned().collect();
+            mailboxes.iter().for_each(&mut visit);
+        }
+    }
+
+    fn shard(&self, id: ConnectionId) -> &RwLock<HashMap<ConnectionId, Arc<Mailbox>>> {
+        &self.shards[id.spread() as usize % SHARDS]
+    }
+}

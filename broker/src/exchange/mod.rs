@@ -1,0 +1,302 @@
+//! Where the rooms meet: from clients to backends, from backends to clients, and the debts of runs
+//! that are over.
+//!
+//! All retries live here.
+
+mod debts;
+pub mod inbound;
+mod mail;
+pub mod mailbox;
+pub mod outbound;
+pub mod outcome;
+pub mod stage;
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use parking_lot::RwLock;
+use posthorn_core::connection::{CloseCause, CloseFrame};
+use posthorn_core::event::connection_info::ConnectionInfo;
+use posthorn_core::ids::{ConnectionId, NodeRun};
+use posthorn_core::message::Message;
+use posthorn_core::outbox::{OutboxLimits, Progress};
+use posthorn_core::placement::{self, Located};
+use tokio::sync::{oneshot, watch};
+
+use crate::consensus::Consensus;
+use crate::exchange::debts::Disconnects;
+use crate::exchange::inbound::{ConnectAnswer, HandshakeParts, Inbound};
+use crate::exchange::mail::{Answered, Mail, Wish, decode_mail, encode_answer, malformed_answer};
+use crate::exchange::mailbox::{Answer, Mailbox, Mailboxes, Post};
+use crate::exchange::outbound::{Outbound, Tell};
+use crate::exchange::outcome::{DeliverError, Outcome};
+use crate::exchange::stage::{Stage, Stages};
+use crate::fabric::{Fabric, PeerIdentity, PostService, Reply};
+use crate::telemetry::{Closed, Metrics};
+
+/// The hall of a node: what the edge and the api call.
+pub struct Gateway {
+    mailboxes: Arc<Mailboxes>,
+    outbound: Arc<Outbound>,
+    inbound: Inbound,
+    disconnects: Arc<Disconnects>,
+    consensus: Consensus,
+    stages: RwLock<Arc<Stages>>,
+    outbox_limits: OutboxLimits,
+    metrics: Arc<Metrics>,
+}
+
+/// Whether a handshake may go on.
+pub enum Admission {
+    Admitted(Admitted),
+    UnknownStage,
+    /// This node cannot register connections just now.
+    NotReady,
+}
+
+/// A handshake that may go on.
+pub struct Admitted {
+    pub stage: Arc<Stage>,
+    pub owner: NodeRun,
+}
+
+/// An open connection.
+#[derive(Debug, Clone)]
+pub struct Found {
+    pub info: Arc<ConnectionInfo>,
+    pub last_active_at_ms: u64,
+    pub owner: NodeRun,
+}
+
+impl Gateway {
+    pub fn new(
+        consensus: Consensus,
+        fabric: Fabric,
+        stages: Stages,
+        outbox_limits: OutboxLimits,
+        metrics: Arc<Metrics>,
+    ) -> Arc<Gateway> {
+        let mailboxes = Arc::new(Mailboxes::default());
+        let outbound = Outbound::new(mailboxes.clone(), consensus.clone(), fabric, metrics.clone());
+        let stages = RwLock::new(Arc::new(stages));
+        let inbound = Inbound::new(consensus.clone());
+        Arc::new(Gateway {
+            mailboxes,
+            outbound: Arc::new(outbound),
+            disconnects: Arc::new(Disconnects::new(
+                consensus.clone(),
+                inbound.clone(),
+                metrics.clone(),
+            )),
+            inbound,
+            consensus,
+            stages,
+            outbox_limits,
+            metrics,
+        })
+    }
+
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// True while this node is part of a quorum and can register connections.
+    pub fn watch_ready(&self) -> watch::Receiver<bool> {
+        self.consensus.watch_ready()
+    }
+
+    pub fn stages(&self) -> Arc<Stages> {
+        self.stages.read().clone()
+    }
+
+    // ---- for the edge ----
+
+    pub fn admit(&self, host: &str, path: &str) -> Admission {
+        let Some(stage) = self.stages().resolve(host, path) else { return Admission::UnknownStage };
+        match self.consensus.may_act() {
+            Some(owner) => Admission::Admitted(Admitted { stage, owner }),
+            None => Admission::NotReady,
+        }
+    }
+
+    /// A connection begins: from here on it can be posted to on this node.
+    pub fn begin(&self, owner: NodeRun, info: ConnectionInfo) -> Arc<Mailbox> {
+        let mailbox = Arc::new(Mailbox::new(Arc::new(info), owner, self.outbox_limits));
+        self.mailboxes.insert(mailbox.clone());
+        mailbox
+    }
+
+    /// Tells the directory of a connection. True once that is committed, false if it never will be.
+    pub fn register(&self, mailbox: &Mailbox) -> impl Future<Output = bool> + Send + 'static {
+        let id = mailbox.info.connection;
+        self.consensus.registrar().open(mailbox.owner, id, mailbox.info.encode().into())
+    }
+
+    /// Asks the backend whether a connection may be opened.
+    pub fn call_connect(
+        &self,
+        stage: Arc<Stage>,
+        mailbox: &Mailbox,
+        parts: HandshakeParts,
+    ) -> impl Future<Output = ConnectAnswer> + Send + 'static {
+        self.inbound.connect(stage, mailbox.info.clone(), mailbox.owner, parts)
+    }
+
+    /// The client has been answered with 101.
+    pub fn on_opened(&self) {
+        self.metrics.edge.opened.increment(1);
+        self.metrics.edge.connections.increment(1);
+    }
+
+    /// Gives a client's message to its route.
+    pub fn dispatch(&self, mailbox: &Arc<Mailbox>, message: Message) {
+        self.metrics.edge.messages_received.increment(1);
+        self.inbound.dispatch(&self.stages(), mailbox, message);
+    }
+
+    /// A connection of ours is over: owes it its `$disconnect`, if a cause is given, and then takes
+    /// it out of the directory.
+    pub fn retire(&self, mailbox: &Mailbox, disconnect: Option<CloseCause>) {
+        self.mailboxes.remove(mailbox.info.connection);
+        match disconnect {
+            Some(cause) => {
+                let (info, origin) = (mailbox.info.clone(), mailbox.next_origin());
+                self.disconnects.clone().begin(self.stages(), info, origin, cause);
+            }
+            None => self.consensus.registrar().close(mailbox.owner, mailbox.info.connection),
+        }
+    }
+
+    /// An open connection has ended.
+    pub fn on_closed(&self, cause: &CloseCause) {
+        self.metrics.edge.connections.decrement(1);
+        self.metrics.edge.closed.at(closed_label(cause)).increment(1);
+    }
+
+    /// The socket of a connection was let go.
+    pub fn let_go(&self, mailbox: &Mailbox) {
+        self.mailboxes.remove(mailbox.info.connection);
+    }
+
+    // ---- for the api ----
+
+    /// Posts and waits for the outcome.
+    pub async fn post(&self, id: ConnectionId, post: Post, deadline: Instant) -> Outcome {
+        self.ask(Mail { connection: id, wish: Wish::Post(post) }, deadline).await.map(|_| ())
+    }
+
+    /// Posts, and has the outcome told. Posts keep the order of the calls.
+    pub fn post_then(&self, id: ConnectionId, post: Post, deadline: Instant, answer: Answer) {
+        let may_wait = post.progress != Progress::Accepted;
+        let mail = Mail { connection: id, wish: Wish::Post(post) };
+        if may_wait {
+            // The owner answers when the client does, which may be never.
+            let (sender, receiver) = oneshot::channel();
+            let tell: Tell = Box::new(|answered| drop(sender.send(answered)));
+            self.outbound.send(mail, deadline, tell);
+            tokio::spawn(async move {
+                answer(wait(receiver, deadline).await.map(|_| ()));
+            });
+        } else {
+            let tell: Tell = Box::new(|answered| answer(answered.map(|_| ())));
+            self.outbound.send(mail, deadline, tell);
+        }
+    }
+
+    pub async fn get(&self, id: ConnectionId, deadline: Instant) -> Result<Found, DeliverError> {
+        let answered = self.ask(Mail { connection: id, wish: Wish::Get }, deadline).await?;
+        let located = self.consensus.replica().read(|directory| placement::locate(directory, id));
+        match (answered, located) {
+            (Answered::Found { info, last_active_at_ms }, Located::At(owner)) => {
+                Ok(Found { info, last_active_at_ms, owner })
+            }
+            (Answered::Found { info, last_active_at_ms }, _) => {
+                // Ours, and so new that our own replica has not heard of it.
+                let mailbox = self.mailboxes.get(id).ok_or(DeliverError::Gone)?;
+                Ok(Found { info, last_active_at_ms, owner: mailbox.owner })
+            }
+            (Answered::Done, _) => Err(DeliverError::Unknown),
+        }
+    }
+
+    pub async fn close(&self, id: ConnectionId, frame: CloseFrame, deadline: Instant) -> Outcome {
+        let mail = Mail { connection: id, wish: Wish::Close(frame) };
+        self.ask(mail, deadline).await.map(|_| ())
+    }
+
+    async fn ask(&self, mail: Mail, deadline: Instant) -> Result<Answered, DeliverError> {
+        let (sender, receiver) = oneshot::channel();
+        let tell: Tell = Box::new(|answered| drop(sender.send(answered)));
+        self.outbound.send(mail, deadline, tell);
+        wait(receiver, deadline).await
+    }
+
+    // ---- for the node ----
+
+    /// Wishes every connection of this node closed.
+    pub fn close_all(&self, cause: &CloseCause) {
+        self.mailboxes.for_each(|mailbox| {
+            // Who is being closed already is closed.
+            let _ = mailbox.close(cause.clone());
+        });
+    }
+
+    /// How many connections this node has, those that are being opened and closed included.
+    pub fn connections(&self) -> usize {
+        self.mailboxes.len()
+    }
+
+    /// Calls `$disconnect` for what runs that are over have left to us, for ever.
+    pub async fn settle_debts(self: Arc<Gateway>) {
+        let gateway = self.clone();
+        self.disconnects.clone().inherit(move || gateway.stages()).await;
+    }
+
+    /// How many `$disconnect` calls are under way or waiting to be repeated.
+    pub fn disconnects_under_way(&self) -> usize {
+        self.disconnects.under_way()
+    }
+}
+
+impl PostService for Gateway {
+    fn on_frame(&self, _from: &PeerIdentity, frame: Bytes, reply: Reply) {
+        match decode_mail(frame) {
+            Ok((owner, mail)) => {
+                let tell: Tell = Box::new(move |answered| reply.send(encode_answer(&answered)));
+                self.outbound.on_mail(owner, mail, tell);
+            }
+            Err(_) => reply.send(malformed_answer()),
+        }
+    }
+}
+
+async fn wait(
+    receiver: oneshot::Receiver<Result<Answered, DeliverError>>,
+    deadline: Instant,
+) -> Result<Answered, DeliverError> {
+    match tokio::time::timeout_at(deadline.into(), receiver).await {
+        Ok(Ok(answered)) => answered,
+        // Nobody is left to tell, or nobody told in time.
+        Ok(Err(_)) | Err(_) => Err(DeliverError::Unknown),
+    }
+}
+
+fn closed_label(cause: &CloseCause) -> Closed {
+    match cause {
+        CloseCause::ByClient(_) => Closed::ByClient,
+        CloseCause::ByBackend(_) => Closed::ByBackend,
+        CloseCause::Idle => Closed::Idle,
+        CloseCause::Lifetime => Closed::Lifetime,
+        CloseCause::Unresponsive => Closed::Unresponsive,
+        CloseCause::TooSlow => Closed::TooSlow,
+        CloseCause::Lost => Closed::Lost,
+        CloseCause::ProtocolError => Closed::ProtocolError,
+        CloseCause::NotUtf8 => Closed::NotUtf8,
+        CloseCause::MessageTooBig => Closed::MessageTooBig,
+        CloseCause::BinaryRefused => Closed::BinaryRefused,
+        CloseCause::Drained(_) => Closed::Drained,
+        CloseCause::Fenced => Closed::Fenced,
+    }
+}

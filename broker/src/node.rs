@@ -1,0 +1,265 @@
+//! One node: builds the rooms bottom-up, and takes them down top-down.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use posthorn_core::connection::{CloseCause, CloseFrame};
+use posthorn_core::outbox::OutboxLimits;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{info, warn};
+
+use crate::api::{self, admin};
+use crate::config::Config;
+use crate::consensus::{Consensus, Fence, StartError, Started};
+use crate::edge::{self, Edge};
+use crate::exchange::Gateway;
+use crate::exchange::stage::Stages;
+use crate::fabric::{Fabric, FabricError, FabricSettings, TlsFiles};
+use crate::integration::HttpClient;
+use crate::telemetry::{Exporter, Metrics, Registry};
+
+/// Beside what each connection may take to close.
+const CLOSE_GRACE: Duration = Duration::from_secs(2);
+/// How long `$disconnect` calls may take when the node is asked to end. What is left is a debt.
+const DISCONNECT_GRACE: Duration = Duration::from_secs(10);
+/// How long calls of the API may take to end.
+const API_GRACE: Duration = Duration::from_secs(5);
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+
+/// A node whose doors are open and who has not yet asked anybody anything.
+pub struct Node {
+    config: Config,
+    listening: Listening,
+    listeners: Listeners,
+    exporter: Exporter,
+    fabric: Fabric,
+    gateway: Arc<Gateway>,
+    started: Started,
+}
+
+/// Where a node listens, ports that the system picked included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Listening {
+    pub edge: SocketAddr,
+    pub api: SocketAddr,
+    pub admin: SocketAddr,
+    pub fabric: SocketAddr,
+}
+
+struct Listeners {
+    edge: TcpListener,
+    api: TcpListener,
+    admin: TcpListener,
+}
+
+/// Why a node does not start, or does not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    #[error("{key}: cannot listen at {address}: {error}")]
+    Listen { key: &'static str, address: SocketAddr, error: std::io::Error },
+    #[error("fabric: {0}")]
+    Fabric(#[source] FabricError),
+    #[error("node.data_dir: {0}")]
+    Store(Arc<str>),
+    #[error("raft: {0}")]
+    Raft(String),
+    #[error("metrics: {0}")]
+    Metrics(String),
+}
+
+impl Node {
+    pub async fn start(config: Config) -> Result<Node, NodeError> {
+        let exporter =
+            Exporter::install().map_err(|error| NodeError::Metrics(error.to_string()))?;
+        let metrics = Arc::new(Metrics::new(&mut Registry::default()));
+        let listeners = Listeners::open(&config)?;
+        let fabric = Fabric::bind(fabric_settings(&config)).map_err(NodeError::Fabric)?;
+        let started = Consensus::start(
+            config.node.id,
+            &config.node.data_dir,
+            &config.cluster,
+            config.fabric.advertise.clone(),
+            fabric.clone(),
+            metrics.clone(),
+        );
+        let started = started.await.map_err(|error| match error {
+            StartError::Raft(error) => NodeError::Raft(error),
+            StartError::Store(_) | StartError::Snapshot(_) | StartError::Opening(_) => {
+                NodeError::Store(error.to_string().into())
+            }
+        })?;
+        let stages = Stages::new(&config.apis, &HttpClient::new(), &metrics);
+        let outbox_limits = OutboxLimits {
+            bytes_max: config.edge.outbox_bytes_max as usize,
+            messages_max: config.edge.outbox_messages_max as usize,
+        };
+        let consensus = started.consensus.clone();
+        let gateway = Gateway::new(consensus, fabric.clone(), stages, outbox_limits, metrics);
+        let listening = listeners.listening(fabric.local_address())?;
+        Ok(Node { config, listening, listeners, exporter, fabric, gateway, started })
+    }
+
+    pub fn listening(&self) -> Listening {
+        self.listening
+    }
+
+    /// Serves until `stop` is cancelled, then ends in order.
+    pub async fn run(self, stop: CancellationToken) -> Result<(), NodeError> {
+        let Node { config, listeners, exporter, fabric, gateway, started, listening } = self;
+        info!(node = %config.node.id, ?listening, "started");
+        let Listeners { edge: edge_listener, api: api_listener, admin: admin_listener } = listeners;
+        let (background, clients, doors) =
+            (TaskTracker::new(), TaskTracker::new(), TaskTracker::new());
+        let (accepting, serving, all) =
+            (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
+
+        fabric.serve(started.service.clone(), gateway.clone()).map_err(NodeError::Fabric)?;
+        let (consensus, mut failure) = (started.consensus.clone(), started.failure.clone());
+        let fences = started.run(&background, &all);
+        spawn(&background, &all, answer_fences(fences, gateway.clone()));
+        spawn(&background, &all, gateway.clone().settle_debts());
+        spawn(&background, &all, exporter.clone().run_upkeep());
+        let edge = Edge::new(&config.edge, gateway.clone());
+        doors.spawn(edge.serve(edge_listener, clients.clone(), accepting.clone()));
+        let served =
+            api::serve(api_listener, config.api.clone(), gateway.clone(), cancelled(&serving));
+        doors.spawn(served);
+        doors.spawn(admin::serve(admin_listener, gateway.clone(), exporter, cancelled(&all)));
+
+        let failed = tokio::select! {
+            () = stop.cancelled() => None,
+            error = store_failure(&mut failure) => Some(error),
+        };
+        accepting.cancel();
+        if failed.is_none() {
+            close_clients(&gateway, config.edge.close_timeout_ms.0 + CLOSE_GRACE).await;
+            settle_disconnects(&gateway, &consensus).await;
+        }
+        serving.cancel();
+        if failed.is_none() {
+            consensus.leave().await;
+        }
+        all.cancel();
+        doors.close();
+        background.close();
+        let ended = async {
+            doors.wait().await;
+            background.wait().await;
+        };
+        if tokio::time::timeout(API_GRACE, ended).await.is_err() {
+            warn!("calls under way were cut off");
+        }
+        fabric.close().await;
+        info!("ended");
+        failed.map_or(Ok(()), |error| Err(NodeError::Store(error)))
+    }
+}
+
+impl Listeners {
+    fn open(config: &Config) -> Result<Listeners, NodeError> {
+        let open = |key, address| {
+            edge::listen(address).map_err(|error| NodeError::Listen { key, address, error })
+        };
+        Ok(Listeners {
+            edge: open("edge.listen", config.edge.listen)?,
+            api: open("api.listen", config.api.listen)?,
+            admin: open("admin.listen", config.admin.listen)?,
+        })
+    }
+
+    fn listening(&self, fabric: SocketAddr) -> Result<Listening, NodeError> {
+        let at = |key, listener: &TcpListener| {
+            let address = SocketAddr::from(([0, 0, 0, 0], 0));
+            listener.local_addr().map_err(|error| NodeError::Listen { key, address, error })
+        };
+        Ok(Listening {
+            edge: at("edge.listen", &self.edge)?,
+            api: at("api.listen", &self.api)?,
+            admin: at("admin.listen", &self.admin)?,
+            fabric,
+        })
+    }
+}
+
+fn spawn(
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+    task: impl Future<Output = ()> + Send + 'static,
+) {
+    let stop = stop.clone();
+    tasks.spawn(async move { stop.run_until_cancelled(task).await });
+}
+
+fn cancelled(token: &CancellationToken) -> impl Future<Output = ()> + Send + 'static {
+    token.clone().cancelled_owned()
+}
+
+/// Ends all that a fenced run owned, each time that one is.
+async fn answer_fences(mut fences: mpsc::Receiver<Fence>, gateway: Arc<Gateway>) {
+    while let Some(Fence { run, done }) = fences.recv().await {
+        let closed = gateway.connections();
+        gateway.close_all(&CloseCause::Fenced);
+        while gateway.connections() > 0 {
+            tokio::time::sleep(LOOK_INTERVAL).await;
+        }
+        info!(%run, closed, "ended what the run owned");
+        // Nobody waits where the node is being taken down.
+        let _ = done.send(());
+    }
+}
+
+async fn close_clients(gateway: &Gateway, timeout: Duration) {
+    let reason = "Service restart".into();
+    gateway.close_all(&CloseCause::Drained(CloseFrame { code: 1012, reason }));
+    let closed = async {
+        while gateway.connections() > 0 {
+            tokio::time::sleep(LOOK_INTERVAL).await;
+        }
+    };
+    if tokio::time::timeout(timeout, closed).await.is_err() {
+        warn!(left = gateway.connections(), "clients did not close in time");
+    }
+}
+
+/// Lets the calls of `$disconnect` end, and the directory hear of them.
+async fn settle_disconnects(gateway: &Gateway, consensus: &Consensus) {
+    let settled = async {
+        while gateway.disconnects_under_way() > 0 || consensus.registrar().backlog() > 0 {
+            tokio::time::sleep(LOOK_INTERVAL).await;
+        }
+    };
+    if tokio::time::timeout(DISCONNECT_GRACE, settled).await.is_err() {
+        warn!(left = gateway.disconnects_under_way(), "$disconnect calls are left to other nodes");
+    }
+}
+
+async fn store_failure(failure: &mut watch::Receiver<Option<Arc<str>>>) -> Arc<str> {
+    loop {
+        if let Some(error) = failure.borrow_and_update().clone() {
+            return error;
+        }
+        if failure.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+fn fabric_settings(config: &Config) -> FabricSettings {
+    let written = &config.fabric;
+    let files = TlsFiles {
+        ca_file: written.ca_file.clone(),
+        cert_file: written.cert_file.clone(),
+        key_file: written.key_file.clone(),
+    };
+    let name = config.cluster.name.clone();
+    let settings = FabricSettings::new(written.listen, config.node.id, name, files);
+    FabricSettings {
+        keep_alive: written.keep_alive_ms.0,
+        idle_timeout: written.idle_timeout_ms.0,
+        ..settings
+    }
+}

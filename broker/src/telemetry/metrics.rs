@@ -1,0 +1,225 @@
+//! Every metric of the broker, once.
+
+use metrics::{Counter, Gauge, Histogram};
+
+use crate::telemetry::registry::{ByLabel, Registry, label};
+
+/// The handles of all series. The text beside each name is what `/metrics` says of it.
+pub struct Metrics {
+    pub edge: EdgeMetrics,
+    pub integrations: IntegrationMetrics,
+    pub posts: PostMetrics,
+    pub directory: DirectoryMetrics,
+}
+
+pub struct EdgeMetrics {
+    pub connections: Gauge,
+    pub opened: Counter,
+    pub closed: ByLabel<Closed, Counter>,
+    pub refused: ByLabel<Refused, Counter>,
+    pub messages_received: Counter,
+    pub messages_sent: Counter,
+    pub outbox_bytes: Gauge,
+    pub handshake_seconds: Histogram,
+}
+
+pub struct IntegrationMetrics {
+    pub calls: ByLabel<Called, Counter>,
+    pub call_seconds: Histogram,
+    pub in_flight: Gauge,
+}
+
+pub struct PostMetrics {
+    pub local: ByLabel<Posted, Counter>,
+    pub peer: ByLabel<Posted, Counter>,
+}
+
+pub struct DirectoryMetrics {
+    pub entries: Gauge,
+    pub debts: Gauge,
+    pub debts_settled: Counter,
+    pub evictions: Counter,
+    pub commit_seconds: Histogram,
+    pub update_changes: Histogram,
+    pub applied_index: Gauge,
+    pub term: Gauge,
+    pub is_leader: Gauge,
+    pub is_ready: Gauge,
+}
+
+label! {
+    /// How a connection ended.
+    Closed {
+        ByClient => "by_client",
+        ByBackend => "by_backend",
+        Idle => "idle",
+        Lifetime => "lifetime",
+        Unresponsive => "unresponsive",
+        TooSlow => "too_slow",
+        Lost => "lost",
+        ProtocolError => "protocol_error",
+        NotUtf8 => "not_utf8",
+        MessageTooBig => "message_too_big",
+        BinaryRefused => "binary_refused",
+        Drained => "drained",
+        Fenced => "fenced",
+    }
+}
+
+label! {
+    /// Why a handshake was not answered with 101.
+    Refused {
+        Malformed => "malformed",
+        NotWebSocket => "not_websocket",
+        UnknownStage => "unknown_stage",
+        ByBackend => "by_backend",
+        BackendFailed => "backend_failed",
+        NotReady => "not_ready",
+        TooMany => "too_many",
+        TimedOut => "timed_out",
+        ClientLeft => "client_left",
+    }
+}
+
+label! {
+    /// What a call of an integration came to.
+    Called {
+        Answered => "answered",
+        Failed => "failed",
+        TimedOut => "timed_out",
+        Overloaded => "overloaded",
+    }
+}
+
+label! {
+    /// What a post came to.
+    Posted {
+        Ok => "ok",
+        Gone => "gone",
+        TooSlow => "too_slow",
+        KeyReused => "key_reused",
+        Unavailable => "unavailable",
+        Unknown => "unknown",
+    }
+}
+
+impl Metrics {
+    /// Makes all handles. The recorder must be installed before, or they count into nothing.
+    pub fn new(registry: &mut Registry) -> Metrics {
+        Metrics {
+            edge: EdgeMetrics::new(registry),
+            integrations: IntegrationMetrics::new(registry),
+            posts: PostMetrics::new(registry),
+            directory: DirectoryMetrics::new(registry),
+        }
+    }
+}
+
+impl EdgeMetrics {
+    fn new(registry: &mut Registry) -> EdgeMetrics {
+        EdgeMetrics {
+            connections: registry
+                .gauge("posthorn_connections", "WebSocket connections open at this node."),
+            opened: registry.counter(
+                "posthorn_connections_opened_total",
+                "Handshakes that this node answered with 101.",
+            ),
+            closed: registry.counters(
+                "posthorn_connections_closed_total",
+                "cause",
+                "Connections of this node that ended, by cause.",
+            ),
+            refused: registry.counters(
+                "posthorn_handshakes_refused_total",
+                "cause",
+                "Handshakes that this node did not answer with 101, by cause.",
+            ),
+            messages_received: registry
+                .counter("posthorn_messages_received_total", "Messages that clients sent."),
+            messages_sent: registry
+                .counter("posthorn_messages_sent_total", "Messages given to clients' sockets."),
+            outbox_bytes: registry.gauge(
+                "posthorn_outbox_bytes",
+                "Bytes of messages accepted for clients and not yet given to their sockets.",
+            ),
+            handshake_seconds: registry.seconds(
+                "posthorn_handshake_seconds",
+                "From a whole request to its 101, what the backend took included.",
+            ),
+        }
+    }
+}
+
+impl IntegrationMetrics {
+    fn new(registry: &mut Registry) -> IntegrationMetrics {
+        IntegrationMetrics {
+            calls: registry.counters(
+                "posthorn_integration_calls_total",
+                "outcome",
+                "Calls of integrations, by what they came to.",
+            ),
+            call_seconds: registry
+                .seconds("posthorn_integration_call_seconds", "How long a call took."),
+            in_flight: registry
+                .gauge("posthorn_integration_calls_in_flight", "Calls not answered yet."),
+        }
+    }
+}
+
+impl PostMetrics {
+    fn new(registry: &mut Registry) -> PostMetrics {
+        PostMetrics {
+            local: registry.counters(
+                "posthorn_posts_local_total",
+                "outcome",
+                "Posts that reached this node for connections of its own, by outcome.",
+            ),
+            peer: registry.counters(
+                "posthorn_posts_forwarded_total",
+                "outcome",
+                "Posts that this node forwarded to the owner of the connection, by outcome.",
+            ),
+        }
+    }
+}
+
+impl DirectoryMetrics {
+    fn new(registry: &mut Registry) -> DirectoryMetrics {
+        DirectoryMetrics {
+            entries: registry.gauge(
+                "posthorn_directory_entries",
+                "Connections of the whole cluster in this node's replica.",
+            ),
+            debts: registry.gauge(
+                "posthorn_directory_debts",
+                "Connections of dead runs whose $disconnect is still owed, cluster-wide.",
+            ),
+            debts_settled: registry.counter(
+                "posthorn_debts_settled_total",
+                "Debts that this node settled by calling $disconnect.",
+            ),
+            evictions: registry.counter(
+                "posthorn_evictions_total",
+                "Runs that this node, as leader, had evicted for their silence.",
+            ),
+            commit_seconds: registry.seconds(
+                "posthorn_directory_commit_seconds",
+                "From proposing an update to its commit.",
+            ),
+            update_changes: registry.sizes(
+                "posthorn_directory_update_changes",
+                "Opens and closes that one update carried.",
+            ),
+            applied_index: registry.gauge(
+                "posthorn_raft_applied_index",
+                "The index of the last log entry that this node's replica applied.",
+            ),
+            term: registry.gauge("posthorn_raft_term", "The Raft term that this node is in."),
+            is_leader: registry.gauge("posthorn_raft_is_leader", "1 while this node leads."),
+            is_ready: registry.gauge(
+                "posthorn_ready",
+                "1 while this node is part of a quorum and can register connections.",
+            ),
+        }
+    }
+}

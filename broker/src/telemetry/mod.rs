@@ -1,0 +1,9 @@
+//! What operators see: metrics, each named once, and the log.
+
+mod log;
+mod metrics;
+mod registry;
+
+pub use log::{LogError, start_log};
+pub use metrics::*;
+pub use registry::{ByLabel, Exporter, Label, Registry, Series};

@@ -1,0 +1,215 @@
+//! A cluster of real nodes on loopback addresses of its own.
+
+use std::fmt::Write as _;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use http_body_util::{BodyExt as _, Empty};
+use hyper::body::Bytes;
+use hyper_util::client::legacy::Client as HttpClient;
+use hyper_util::rt::TokioExecutor;
+use posthorn::fabric::{ClusterName, DevAuthority};
+use posthorn_core::ids::NodeId;
+use posthorn_proto::v1::connection_service_client::ConnectionServiceClient;
+use tempfile::TempDir;
+use tonic::transport::Channel;
+
+use crate::client::Client;
+use crate::eventually;
+use crate::process::Process;
+
+/// The API that clusters serve unless told otherwise: echo by default, and who am I.
+pub const ECHO_API: &str = r#"
+apis:
+  dev:
+    route_selection_expression: $request.body.action
+    routes:
+      $default: { target: integrations/echo, route_response_selection_expression: $default }
+      whoami: { target: integrations/whoami, route_response_selection_expression: $default }
+      silent: { target: integrations/echo }
+    integrations:
+      echo: { integration_type: MOCK, mock_response: { echo: true } }
+      whoami:
+        integration_type: MOCK
+        mock_response: { body: '$context.connectionId' }
+    stages:
+      dev: {}
+"#;
+
+/// How a cluster is to be.
+pub struct Options {
+    pub nodes: u32,
+    /// API definitions, in YAML from `apis:` on.
+    pub apis: String,
+    /// More sections of every node's configuration, in YAML.
+    pub settings: String,
+}
+
+pub struct Cluster {
+    nodes: Vec<Option<Process>>,
+    options: Options,
+    fabric: Vec<SocketAddr>,
+    /// Goes last: the nodes' logs are in it.
+    folder: TempDir,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { nodes: 3, apis: ECHO_API.to_owned(), settings: String::new() }
+    }
+}
+
+impl Cluster {
+    /// Starts the nodes and waits until every one is ready.
+    pub async fn start(options: Options) -> Cluster {
+        let mut cluster = Cluster::prepare(options);
+        for index in 0..cluster.nodes.len() {
+            cluster.spawn(index).await;
+        }
+        for index in 0..cluster.nodes.len() {
+            cluster.wait_ready(index).await;
+        }
+        cluster
+    }
+
+    /// Everything but the processes.
+    pub fn prepare(options: Options) -> Cluster {
+        let folder = TempDir::with_prefix("posthorn-").expect("a folder can be made");
+        let ip = own_ip();
+        // Nobody else uses the address, so that the port that the system picks stays free.
+        let pick = |_| {
+            let socket = UdpSocket::bind((ip, 0)).expect("a loopback address can be bound");
+            socket.local_addr().expect("a socket has an address")
+        };
+        let fabric = (0..options.nodes).map(pick).collect();
+        let name = ClusterName::try_from("test").expect("it is a name");
+        let authority = DevAuthority::new(&name).expect("an authority can be made");
+        for id in 0..options.nodes {
+            authority.write(folder.path(), NodeId(id)).expect("papers can be written");
+        }
+        let nodes = (0..options.nodes).map(|_| None).collect();
+        let cluster = Cluster { nodes, options, fabric, folder };
+        for index in 0..cluster.nodes.len() {
+            std::fs::write(cluster.config_path(index), cluster.config(index)).expect("a file");
+        }
+        cluster
+    }
+
+    pub fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.nodes.is_empty()
+    }
+
+    /// A running node.
+    pub fn node(&self, index: usize) -> &Process {
+        self.nodes[index].as_ref().expect("the node runs")
+    }
+
+    /// Takes a node's process out of the cluster's hands.
+    pub fn take(&mut self, index: usize) -> Process {
+        self.nodes[index].take().expect("the node runs")
+    }
+
+    /// Starts a node's process, for the first time or again on its disk.
+    pub async fn spawn(&mut self, index: usize) {
+        self.nodes[index] = Some(Process::start(&self.config_path(index)).await);
+    }
+
+    pub async fn wait_ready(&self, index: usize) {
+        eventually("a node that is ready", || async {
+            (self.get(index, "/readyz").await?.0 == 200).then_some(())
+        })
+        .await;
+    }
+
+    /// GET from a node's admin listener.
+    pub async fn get(&self, index: usize, path: &str) -> Option<(u16, String)> {
+        http_get(&format!("http://{}{path}", self.node(index).at("admin"))).await
+    }
+
+    /// The value of one series of a node's metrics, with its labels as Prometheus prints them.
+    pub async fn metric(&self, index: usize, series: &str) -> Option<f64> {
+        let (_, text) = self.get(index, "/metrics").await?;
+        let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        line?.parse().ok()
+    }
+
+    /// A client of a node, connected to `/dev`.
+    pub async fn client(&self, index: usize) -> Client {
+        self.try_client(index).await.expect("the handshake is answered with 101")
+    }
+
+    pub async fn try_client(&self, index: usize) -> Result<Client, tungstenite::Error> {
+        Client::connect(&self.url(index)).await
+    }
+
+    pub fn url(&self, index: usize) -> String {
+        format!("ws://{}/dev", self.node(index).at("edge"))
+    }
+
+    /// A gRPC client of a node.
+    pub async fn grpc(&self, index: usize) -> ConnectionServiceClient<Channel> {
+        let address = self.node(index).at("api");
+        let client = ConnectionServiceClient::connect(format!("http://{address}")).await;
+        client.expect("the api listens")
+    }
+
+    pub fn config_path(&self, index: usize) -> PathBuf {
+        self.folder.path().join(format!("node-{index}.yaml"))
+    }
+
+    pub fn folder(&self) -> &std::path::Path {
+        self.folder.path()
+    }
+
+    /// The configuration of a node, as it is written to its file.
+    pub fn config(&self, index: usize) -> String {
+        let folder = self.folder.path().display();
+        let own = self.fabric[index];
+        let ip = own.ip();
+        let mut text = format!(
+            "node: {{ id: {index}, data_dir: \"{folder}/data-{index}\" }}\n\
+             cluster:\n  name: test\n  initial_voters:\n"
+        );
+        for (id, address) in self.fabric.iter().enumerate() {
+            let _ = writeln!(text, "    - {{ id: {id}, address: \"{address}\" }}");
+        }
+        let _ = write!(
+            text,
+            "fabric:\n  listen: \"{own}\"\n  advertise: \"{own}\"\n  \
+               ca_file: \"{folder}/ca.pem\"\n  cert_file: \"{folder}/node-{index}.pem\"\n  \
+               key_file: \"{folder}/node-{index}.key\"\n\
+             api: {{ listen: \"{ip}:0\" }}\n\
+             admin: {{ listen: \"{ip}:0\" }}\n"
+        );
+        if !self.options.settings.contains("edge:") {
+            let _ = writeln!(text, "edge: {{ listen: \"{ip}:0\" }}");
+        }
+        text.push_str(&self.options.settings.replace("{ip}", &ip.to_string()));
+        text.push('\n');
+        text.push_str(&self.options.apis);
+        text
+    }
+}
+
+pub async fn http_get(url: &str) -> Option<(u16, String)> {
+    let client: HttpClient<_, Empty<Bytes>> =
+        HttpClient::builder(TokioExecutor::new()).build_http();
+    let response = client.get(url.parse().ok()?).await.ok()?;
+    let status = response.status().as_u16();
+    let body = response.into_body().collect().await.ok()?.to_bytes();
+    Some((status, String::from_utf8_lossy(&body).into_owned()))
+}
+
+/// A loopback address that no other cluster of this or another test uses.
+fn own_ip() -> IpAddr {
+    static CLUSTERS: AtomicU32 = AtomicU32::new(0);
+    let number = CLUSTERS.fetch_add(1, Ordering::Relaxed) % 64;
+    let place = (std::process::id() % 65_000) * 64 + number;
+    let [_, high, middle, low] = (place + 0x0001_0000).to_be_bytes();
+    IpAddr::V4(Ipv4Addr::new(127, high, middle, low.clamp(1, 254)))
+}

@@ -1,0 +1,123 @@
+//! One process of one node.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::{Child, ChildStdin, Command};
+
+use crate::within;
+
+/// The binary under test, beside the test's own.
+pub fn binary() -> PathBuf {
+    let test = std::env::current_exe().expect("a test knows its own file");
+    let folder = test.ancestors().nth(2).expect("a test lies in target/PROFILE/deps");
+    let binary = folder.join("posthorn");
+    assert!(binary.exists(), "{} is missing: run cargo build first", binary.display());
+    binary
+}
+
+/// A running `posthorn serve`. Dropping it kills it.
+pub struct Process {
+    child: Child,
+    /// The node ends when nobody holds it any more.
+    _stdin: ChildStdin,
+    log: PathBuf,
+    listening: HashMap<String, SocketAddr>,
+}
+
+impl Process {
+    /// Starts a node and waits until it has said where it listens.
+    ///
+    /// # Panics
+    ///
+    /// If it ends before.
+    pub async fn start(config: &Path) -> Process {
+        let (mut child, log) = spawn(config);
+        let stdout = child.stdout.take().expect("stdout is piped");
+        let mut lines = BufReader::new(stdout).lines();
+        let line = within("a node that says where it listens", lines.next_line()).await;
+        let Some(line) = line.expect("stdout can be read") else {
+            panic!("the node ended: {}", tail(&log));
+        };
+        // What comes after is read as well, so that the node never waits for us to.
+        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+        let listening = line.split_whitespace().filter_map(|part| part.split_once('='));
+        let listening = listening.filter_map(|(door, address)| {
+            address.parse().ok().map(|address| (door.to_owned(), address))
+        });
+        let stdin = child.stdin.take().expect("stdin is piped");
+        Process { child, _stdin: stdin, log, listening: listening.collect() }
+    }
+
+    /// Starts a node that is expected to end by itself. Returns how, and what it wrote to standard
+    /// error.
+    pub async fn start_in_vain(config: &Path) -> (ExitStatus, String) {
+        let (mut child, log) = spawn(config);
+        let status =
+            within("a node that ends", child.wait()).await.expect("a child can be awaited");
+        (status, std::fs::read_to_string(&log).expect("the log can be read"))
+    }
+
+    /// Where it listens at `edge`, `api`, `admin` or `fabric`.
+    pub fn at(&self, door: &str) -> SocketAddr {
+        self.listening[door]
+    }
+
+    pub fn pid(&self) -> Pid {
+        let pid = self.child.id().expect("the process runs");
+        Pid::from_raw(i32::try_from(pid).expect("a process ID is small"))
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill(self.pid(), signal).expect("our own child can be signalled");
+    }
+
+    /// SIGKILL, and waits until the system knows.
+    pub async fn kill(mut self) {
+        self.child.kill().await.expect("our own child can be killed");
+    }
+
+    /// Waits until it ends by itself.
+    pub async fn wait(mut self) -> ExitStatus {
+        within("a node that ends", self.child.wait()).await.expect("a child can be awaited")
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("---- {}\n{}", self.log.display(), tail(&self.log));
+        }
+    }
+}
+
+fn spawn(config: &Path) -> (Child, PathBuf) {
+    let log = config.with_extension("log");
+    let file = std::fs::File::options().create(true).append(true).open(&log);
+    let child = Command::new(binary())
+        .arg("serve")
+        .arg("--config")
+        .arg(config)
+        .arg("--end-with-stdin")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(file.expect("a log file can be opened"))
+        .kill_on_drop(true)
+        .spawn();
+    (child.expect("the binary can be started"), log)
+}
+
+fn tail(log: &Path) -> String {
+    let text = std::fs::read_to_string(log).unwrap_or_default();
+    let lines: Vec<_> = text.lines().collect();
+    lines[lines.len().saturating_sub(40)..].join("\n")
+}

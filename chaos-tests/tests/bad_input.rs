@@ -1,0 +1,299 @@
+//! Whatever comes in at any door: the right status, close code or line, and the node lives on.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use posthorn_chaos::cluster::{Cluster, Options};
+use posthorn_chaos::process::Process;
+use posthorn_chaos::within;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpStream, UdpSocket};
+use tungstenite::Message;
+
+/// A handshake that is good, to be made bad one thing at a time.
+const HANDSHAKE: &str = "GET /dev HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\n\
+    Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+    Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bad_handshakes_get_the_right_status() {
+    let settings = "edge: { listen: \"{ip}:0\", handshake_timeout_ms: 1000 }".to_owned();
+    let cluster = Cluster::start(Options { nodes: 1, settings, ..Options::default() }).await;
+    let edge = cluster.node(0).at("edge");
+    assert_eq!(exchange(edge, HANDSHAKE.as_bytes()).await.0, 101);
+    let long = format!("/dev?{}", "x".repeat(5000));
+    let large = format!("X-Large: {}\r\nHost", "x".repeat(20_000));
+    for (from, to, status) in [
+        ("/dev", "/unknown", 403),
+        ("/dev", "/dev/dev/dev", 403),
+        ("/dev", "/", 403),
+        ("/dev", "/%64ev", 403),
+        ("/dev", "/../dev", 403),
+        ("/dev", "/dev%00", 403),
+        ("/dev", "/dev/", 101),
+        ("/dev", "/dev/dev", 101),
+        ("/dev", &*long, 414),
+        ("Host", &*large, 431),
+        ("GET", "POST", 405),
+        ("GET", "\x16\x03\x01", 400),
+        ("HTTP/1.1", "HTTP/1.0", 426),
+        ("Upgrade: websocket\r\n", "", 426),
+        ("Version: 13", "Version: 12", 426),
+        ("Host: localhost\r\n", "", 400),
+        ("Host: localhost", "Host: localhost\r\nContent-Length: 3", 400),
+        ("dGhlIHNhbXBsZSBub25jZQ==", "AAAA", 400),
+    ] {
+        let request = HANDSHAKE.replacen(from, to, 1);
+        let (answered, body) = exchange(edge, request.as_bytes()).await;
+        assert_eq!(answered, status, "{from} -> {to}: {body}");
+    }
+    // Nobody waits for ever for a request that never ends.
+    let mut stream = TcpStream::connect(edge).await.unwrap();
+    stream.write_all(b"GET /dev HT").await.unwrap();
+    let read = within("an end", stream.read_to_end(&mut Vec::new())).await.unwrap();
+    assert_eq!(read, 0);
+    assert_alive(&cluster).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bad_frames_get_the_right_close_code() {
+    let cluster = Cluster::start(Options { nodes: 1, ..Options::default() }).await;
+    let large = vec![b'x'; 33 * 1024];
+    let mut fragments = Vec::new();
+    for index in 0..5 {
+        let (head, opcode) = (if index == 4 { 0x80 } else { 0 }, u8::from(index == 0));
+        fragments.extend(frame(head | opcode, &vec![b'x'; 30 * 1024]));
+    }
+    for (what, bytes, code) in [
+        ("an unmasked frame", vec![0x81, 1, b'x'], 1002),
+        ("a reserved bit", frame(0xc1, b"x"), 1002),
+        ("a reserved opcode", frame(0x83, b"x"), 1002),
+        ("a large control frame", frame(0x89, &[b'x'; 126]), 1002),
+        ("a fragmented control frame", frame(0x09, b"x"), 1002),
+        ("a continuation of nothing", frame(0x80, b"x"), 1002),
+        ("a message within a message", [frame(0x01, b"x"), frame(0x81, b"x")].concat(), 1002),
+        ("a huge announcement", vec![0x82, 0xff, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0], 1009),
+        (
+            "an announcement beyond all",
+            vec![0x82, 0xff, 255, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+            1009,
+        ),
+        ("a frame too large", frame(0x81, &large), 1009),
+        ("a message too large", fragments, 1009),
+        ("a text that is not UTF-8", frame(0x81, &[0xff, 0xfe]), 1007),
+        ("half a character", [frame(0x01, &[0xe2, 0x82]), frame(0x80, b"")].concat(), 1007),
+        ("a close frame of one byte", frame(0x88, b"x"), 1002),
+        ("a close code that nobody may send", frame(0x88, &1005_u16.to_be_bytes()), 1002),
+    ] {
+        let mut stream = open(cluster.node(0).at("edge")).await;
+        stream.write_all(&bytes).await.unwrap();
+        let mut answer = Vec::new();
+        within(what, stream.read_to_end(&mut answer)).await.unwrap();
+        assert_eq!(close_code(&answer), Some(code), "{what}: {answer:02x?}");
+    }
+    assert_alive(&cluster).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn frames_sent_before_the_answer_are_kept() {
+    let cluster = Cluster::start(Options { nodes: 1, ..Options::default() }).await;
+    let mut stream = TcpStream::connect(cluster.node(0).at("edge")).await.unwrap();
+    let early = [HANDSHAKE.as_bytes(), &frame(0x81, b"early")].concat();
+    stream.write_all(&early).await.unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\x81\x05early") {
+        let read = within("the echo", stream.read_buf(&mut answer)).await.unwrap();
+        assert_ne!(read, 0, "{}", String::from_utf8_lossy(&answer));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_route_is_forbidden_and_the_connection_stays() {
+    let apis = r"
+apis:
+  dev:
+    route_selection_expression: $request.body.action
+    routes:
+      whoami: { target: integrations/whoami, route_response_selection_expression: $default }
+    integrations:
+      whoami: { integration_type: MOCK, mock_response: { body: $context.connectionId } }
+    stages: { dev: {} }
+";
+    let apis = apis.to_owned();
+    let cluster = Cluster::start(Options { nodes: 1, apis, ..Options::default() }).await;
+    let mut client = cluster.client(0).await;
+    let id = client.id().await;
+    let forbidden = format!(r#"{{"message": "Forbidden", "connectionId":"{id}", "requestId":""#);
+    let deep = "[".repeat(30_000);
+    for message in
+        ["", "not JSON", "7", "[]", r#"{"action":"unknown"}"#, r#"{"action":"$connect"}"#, &deep]
+    {
+        client.send(message).await;
+        let frame = client.text().await;
+        assert!(frame.starts_with(&forbidden), "{message}: {frame}");
+    }
+    client.send_message(Message::binary(vec![0, 1])).await;
+    assert!(client.text().await.starts_with(&forbidden));
+    assert_eq!(client.id().await, id);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn garbage_at_every_port_hurts_nobody() {
+    let cluster = Cluster::start(Options::default()).await;
+    let mut client = cluster.client(0).await;
+    let id = client.id().await;
+    let mut garbage = vec![0_u8; 4096];
+    for (index, byte) in garbage.iter_mut().enumerate() {
+        *byte = (index.wrapping_mul(167) >> 3) as u8;
+    }
+    for door in ["edge", "api", "admin"] {
+        for _ in 0..20 {
+            let mut stream = TcpStream::connect(cluster.node(0).at(door)).await.unwrap();
+            // The node may have closed it already.
+            let _ = stream.write_all(&garbage).await;
+            let _ = stream.shutdown().await;
+            let _ = within("an end", stream.read_to_end(&mut Vec::new())).await;
+        }
+    }
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    for length in (0..1400).step_by(7) {
+        socket.send_to(&garbage[..length], cluster.node(0).at("fabric")).await.unwrap();
+    }
+    // The very same connection still takes messages both ways, through another node as well.
+    assert_eq!(client.id().await, id);
+    let post =
+        posthorn_proto::v1::PostToConnectionRequest { connection_id: id, ..Default::default() };
+    cluster.grpc(2).await.post_to_connection(post).await.unwrap();
+    assert_eq!(client.text().await, "");
+    assert_alive(&cluster).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_configuration_is_refused_in_one_line_that_names_the_place() {
+    let cluster = Cluster::prepare(Options { nodes: 1, ..Options::default() });
+    let good = cluster.config(0);
+    let path = cluster.config_path(0);
+    let file = path.display().to_string();
+    for (from, to, expected) in [
+        ("listen:", "lisen:", "lisen"),
+        ("id: 0", "id: zero", "node.id"),
+        ("name: test", "name: TEST", "cluster.name"),
+        ("admin: {", "admin: 7\nlog: {", "admin"),
+        ("integrations/echo,", "integrations/ehco,", "routes.$default.target"),
+        ("$request.body.action", "$request.header.action", "route_selection_expression"),
+        ("MOCK", "MOKC", "integration_type"),
+        ("stages:", "stagse:", "stagse"),
+        ("apis:", "apis: {}\napis:", "apis"),
+        ("cluster:", "cluster: [", ""),
+    ] {
+        std::fs::write(&path, good.replacen(from, to, 1)).unwrap();
+        let (status, error) = Process::start_in_vain(&path).await;
+        assert_eq!(status.code(), Some(2), "{from} -> {to}: {error}");
+        assert_eq!(error.lines().count(), 1, "{error}");
+        assert!(error.starts_with(&format!("posthorn: {file}:")), "{error}");
+        assert!(error.contains(expected), "{from} -> {to}: {error}");
+        std::fs::remove_file(path.with_extension("log")).unwrap();
+    }
+    let key = cluster.folder().join("node-0.key");
+    for (what, papers) in [("missing", None), ("broken", Some("no key"))] {
+        match papers {
+            None => std::fs::remove_file(&key).unwrap(),
+            Some(papers) => std::fs::write(&key, papers).unwrap(),
+        }
+        std::fs::write(&path, &good).unwrap();
+        let (status, error) = Process::start_in_vain(&path).await;
+        assert_eq!(status.code(), Some(2), "{what}: {error}");
+        let last = error.lines().last().unwrap();
+        assert!(last.contains("node-0.key"), "{what}: {error}");
+        std::fs::remove_file(path.with_extension("log")).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_port_in_use_and_a_disk_in_use_are_named() {
+    let mut cluster = Cluster::start(Options { nodes: 1, ..Options::default() }).await;
+    let config = cluster.config(0);
+    let twin = cluster.folder().join("twin.yaml");
+    let edge = cluster.node(0).at("edge");
+    let (ip, own) = (edge.ip(), format!("edge: {{ listen: \"{edge}\" }}"));
+    std::fs::write(&twin, config.replace(&format!("edge: {{ listen: \"{ip}:0\" }}"), &own))
+        .unwrap();
+    let (status, error) = Process::start_in_vain(&twin).await;
+    assert_eq!(status.code(), Some(3), "{error}");
+    assert!(error.contains(&format!("edge.listen: cannot listen at {edge}")), "{error}");
+
+    // The same disk, all ports its own.
+    let fabric = cluster.node(0).at("fabric");
+    let elsewhere = config.replace(&format!("listen: \"{fabric}\""), "listen: \"127.0.0.1:0\"");
+    std::fs::write(&twin, elsewhere).unwrap();
+    let (status, error) = Process::start_in_vain(&twin).await;
+    assert_eq!(status.code(), Some(6), "{error}");
+    assert!(error.contains("in use by another process"), "{error}");
+    assert_alive(&cluster).await;
+    let node = cluster.take(0);
+    node.signal(Signal::SIGTERM);
+    let status = node.wait().await;
+    let log = std::fs::read_to_string(cluster.config_path(0).with_extension("log")).unwrap();
+    assert_eq!(status.code(), Some(0), "{log}");
+}
+
+/// Sends bytes and returns the status and body of the answer.
+async fn exchange(address: SocketAddr, bytes: &[u8]) -> (u16, String) {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    // The node may answer and close before all is sent.
+    let _ = stream.write_all(bytes).await;
+    let mut answer = Vec::new();
+    let whole = async {
+        while stream.read_buf(&mut answer).await.is_ok_and(|read| read > 0) {
+            if answer.starts_with(b"HTTP/1.1 101") {
+                break;
+            }
+        }
+    };
+    within("an answer", whole).await;
+    let answer = String::from_utf8_lossy(&answer).into_owned();
+    let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok());
+    (status.unwrap_or_default(), answer)
+}
+
+/// Opens a WebSocket and leaves its frames to the test.
+async fn open(address: SocketAddr) -> TcpStream {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(HANDSHAKE.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\n") {
+        let read = within("an answer", stream.read_buf(&mut answer)).await.unwrap();
+        assert_ne!(read, 0);
+    }
+    stream
+}
+
+/// A masked frame. The mask is zero, so that the payload can be read.
+fn frame(head: u8, payload: &[u8]) -> Vec<u8> {
+    let mut frame = vec![head];
+    match payload.len() {
+        length @ 0..126 => frame.push(0x80 | length as u8),
+        length => {
+            frame.push(0x80 | 126);
+            frame.extend(u16::try_from(length).unwrap().to_be_bytes());
+        }
+    }
+    frame.extend([0; 4]);
+    frame.extend(payload);
+    frame
+}
+
+fn close_code(answer: &[u8]) -> Option<u16> {
+    let [0x88, _, high, low, ..] = answer else { return None };
+    Some(u16::from_be_bytes([*high, *low]))
+}
+
+async fn assert_alive(cluster: &Cluster) {
+    for node in 0..cluster.len() {
+        let mut client = cluster.client(node).await;
+        let echoed = tokio::time::timeout(Duration::from_secs(30), client.id()).await;
+        assert_eq!(echoed.expect("an answer").len(), 22);
+        assert!(!cluster.node(node).log().contains("panicked"), "{}", cluster.node(node).log());
+    }
+}
