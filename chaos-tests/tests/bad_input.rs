@@ -1,5 +1,7 @@
 //! Whatever comes in at any door: the right status, close code or line, and the node lives on.
 
+#![expect(clippy::unwrap_used, reason = "what is not as expected is to end a test")]
+
 use std::net::SocketAddr;
 use std::time::Duration;
 

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use crate::ids::{ConnectionId, DiskId, NodeId, NodeRun};
 
 /// Small enough that copying one costs no stall, many enough that few are copied.
-const SHARDS: usize = 256;
+const SHARDS: usize = 2048;
 
 /// Cloning is cheap and gives a consistent view: shards are shared until they are next written.
 #[derive(Debug, Clone, PartialEq, Eq)]

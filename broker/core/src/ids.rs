@@ -24,6 +24,16 @@ pub struct NodeRun {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DiskId(pub u64);
 
+/// The name of a cluster, in which all its nodes' certificates end: a DNS name of lower case
+/// letters, digits, hyphens and dots.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterName(String);
+
+/// The text cannot be the end of a DNS name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a cluster name is a DNS name of lower case letters, digits, hyphens and dots")]
+pub struct NotAClusterName;
+
 /// One WebSocket, from the accepted handshake to the last byte: 128 random bits, never used twice.
 ///
 /// Its text is 22 characters of unpadded base64url (RFC 4648 section 5), opaque outside the broker.
@@ -93,6 +103,54 @@ impl fmt::Debug for ConnectionId {
     }
 }
 
+impl ClusterName {
+    /// So that the longest name of a node fits into the 253 bytes of a DNS name.
+    const BYTES_MAX: usize = 253 - "node-4294967295.".len();
+    const LABEL_BYTES_MAX: usize = 63;
+
+    /// The DNS name that a node's certificate carries.
+    pub fn node_name(&self, node: NodeId) -> String {
+        format!("node-{node}.{self}")
+    }
+
+    /// Which node of this cluster has that DNS name.
+    pub fn node_named(&self, name: &str) -> Option<NodeId> {
+        let (node, cluster) = ClusterName::split(name)?;
+        (cluster == self.0).then_some(node)
+    }
+
+    /// The node that a DNS name speaks of, and the name of its cluster.
+    pub fn split(name: &str) -> Option<(NodeId, &str)> {
+        let (ordinal, cluster) = name.strip_prefix("node-")?.split_once('.')?;
+        let node = NodeId(ordinal.parse().ok()?);
+        // One node, one name: no leading zeros, no sign.
+        (node.to_string() == ordinal).then_some((node, cluster))
+    }
+}
+
+impl TryFrom<&str> for ClusterName {
+    type Error = NotAClusterName;
+
+    fn try_from(text: &str) -> Result<ClusterName, NotAClusterName> {
+        let is_plain =
+            |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        let is_label = |label: &str| {
+            (1..=ClusterName::LABEL_BYTES_MAX).contains(&label.len())
+                && label.bytes().all(is_plain)
+                && !label.starts_with('-')
+                && !label.ends_with('-')
+        };
+        let is_name = text.len() <= ClusterName::BYTES_MAX && text.split('.').all(is_label);
+        is_name.then(|| ClusterName(text.to_owned())).ok_or(NotAClusterName)
+    }
+}
+
+impl fmt::Display for ClusterName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 impl fmt::Display for NodeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(&self.0, f)
@@ -125,6 +183,28 @@ mod tests {
             if let Ok(id) = text.parse::<ConnectionId>() {
                 prop_assert_eq!(id.to_string(), text);
             }
+        }
+    }
+
+    #[test]
+    fn a_name_says_node_and_cluster() {
+        assert_eq!(ClusterName::split("node-7.post.example"), Some((NodeId(7), "post.example")));
+        assert_eq!(ClusterName::split("node-0.posthorn"), Some((NodeId(0), "posthorn")));
+        for other in
+            ["node-07.a", "node-+7.a", "node-.a", "node-7", "7.a", "*.a", "node-4294967296.a"]
+        {
+            assert_eq!(ClusterName::split(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn cluster_names_are_lower_case_dns_names() {
+        for good in ["posthorn", "post.example", "a-1.b"] {
+            assert_eq!(ClusterName::try_from(good).map(|name| name.to_string()), Ok(good.into()));
+        }
+        let (label, whole) = ("a".repeat(64), "a.".repeat(120));
+        for bad in ["", ".", "a.", "Post", "a b", "a..b", "-", "*.a", "a_b", &*label, &*whole] {
+            assert_eq!(ClusterName::try_from(bad), Err(NotAClusterName), "{bad}");
         }
     }
 

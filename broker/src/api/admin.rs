@@ -36,6 +36,8 @@ pub(crate) async fn serve(
 }
 
 async fn metrics(State(admin): State<Admin>) -> impl IntoResponse {
+    // Adding up is for who looks, not for who posts.
+    admin.gateway.measure_outboxes();
     let content_type = "text/plain; version=0.0.4; charset=utf-8";
     ([(header::CONTENT_TYPE, content_type)], admin.exporter.render())
 }

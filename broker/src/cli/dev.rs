@@ -10,12 +10,12 @@ use http_body_util::Empty;
 use hyper::body::Bytes;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
-use posthorn_core::ids::NodeId;
+use posthorn_core::ids::{ClusterName, NodeId, NotAClusterName};
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::{DevArguments, Exit};
-use crate::fabric::{ClusterName, DevAuthority, DevAuthorityError, NotAClusterName};
+use crate::fabric::{DevAuthority, DevAuthorityError};
 
 const CLUSTER: &str = "dev";
 const READY_TIMEOUT: Duration = Duration::from_secs(30);

@@ -8,8 +8,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error, Unexpected};
 
 use crate::config::values::{Limit, Millis, Seconds};
-use crate::fabric::ClusterName;
-use posthorn_core::ids::NodeId;
+use posthorn_core::ids::{ClusterName, NodeId};
 
 /// Who this node is, and where its disk lies.
 #[derive(Debug, Clone, Deserialize)]

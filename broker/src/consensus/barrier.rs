@@ -18,11 +18,13 @@ const RETRY_PAUSE: Duration = Duration::from_millis(50);
 #[error("no quorum answers")]
 pub struct NoQuorum;
 
+type Waiter = oneshot::Sender<Result<(), NoQuorum>>;
+
 #[derive(Clone, Default)]
 pub(super) struct Barrier {
     /// Who came since the last question was asked. A question asked before somebody came says
     /// nothing to him.
-    waiting: Arc<Mutex<Vec<oneshot::Sender<Result<(), NoQuorum>>>>>,
+    waiting: Arc<Mutex<Vec<Waiter>>>,
     came: Arc<Notify>,
 }
 

@@ -116,7 +116,8 @@ impl RunHolder {
             let due = self.tenure.poll_timeout().unwrap_or(now + SLEEP_MAX);
             let sleep = due.0.saturating_sub(now.0).min(SLEEP_MAX);
             tokio::select! {
-                word = words.recv() => self.hear(word),
+                // Never closed: we hold a sender ourselves.
+                Some(word) = words.recv() => self.hear(&word),
                 () = tokio::time::sleep(sleep) => self.tenure.handle_timeout(boot_now()),
             }
         }
@@ -126,20 +127,18 @@ impl RunHolder {
         mpsc::channel(EVENTS_MAX)
     }
 
-    fn hear(&mut self, word: Option<Word>) {
-        match word {
-            Some(Word::Joined(run, applied)) => {
+    fn hear(&mut self, word: &Word) {
+        match *word {
+            Word::Joined(run, applied) => {
                 match applied {
                     Applied::Joined => info!(%run, "joined"),
                     applied => warn!(%run, ?applied, "cannot join"),
                 }
                 self.tenure.on_join(boot_now(), run, applied);
             }
-            Some(Word::Acknowledged(run, sent_at)) => self.tenure.on_acknowledged(run, sent_at),
-            Some(Word::Fenced(run)) => self.tenure.on_fenced(run),
-            Some(Word::Ended) => self.tenure.on_ended(),
-            // We hold a sender ourselves.
-            None => (),
+            Word::Acknowledged(run, sent_at) => self.tenure.on_acknowledged(run, sent_at),
+            Word::Fenced(run) => self.tenure.on_fenced(run),
+            Word::Ended => self.tenure.on_ended(),
         }
     }
 

@@ -265,7 +265,6 @@ mod tests {
             ("GET", "get", 400),
             ("HTTP/1.1", "HTTP/1.0", 426),
             ("HTTP/1.1", "HTTP/2.0", 426),
-            ("HTTP/1.1", "HTTX/1.1", 400),
             ("/dev", "http://other/dev", 400),
             ("Upgrade: websocket\r\n", "", 426),
             ("Upgrade: websocket", "Upgrade: h2c", 400),

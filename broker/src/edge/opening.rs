@@ -204,7 +204,7 @@ where
                     Ok(_) => (),
                 }
             }
-            std::future::pending().await
+            std::future::pending::<()>().await;
         };
         let mailbox = &self.mailbox;
         tokio::select! {

@@ -50,7 +50,7 @@ impl Mail {
         match self.wish {
             Wish::Post(post) => {
                 let answer = |outcome: Result<(), _>| tell(outcome.map(|()| Answered::Done));
-                mailbox.post(Instant::now(), post, Box::new(answer));
+                mailbox.post(Instant::now(), &post, Box::new(answer));
             }
             Wish::Close(frame) => {
                 tell(mailbox.close(CloseCause::ByBackend(frame)).map(|()| Answered::Done));

@@ -88,9 +88,9 @@ impl Mailbox {
     }
 
     /// Puts a message in. The answer comes at once unless its sender wants to wait for more.
-    pub fn post(&self, now: Instant, post: Post, answer: Answer) {
+    pub fn post(&self, now: Instant, post: &Post, answer: Answer) {
         let mut state = self.state.lock();
-        match state.accept(now, self.limits, &post) {
+        match state.accept(now, self.limits, post) {
             Ok(position) => {
                 let told = state.outbox.wait(position, post.progress, answer);
                 drop(state);
@@ -298,6 +298,13 @@ impl Mailboxes {
 
     pub fn is_empty(&self) -> bool {
         self.shards.iter().all(|shard| shard.read().is_empty())
+    }
+
+    /// Bytes of the messages that wait in all outboxes.
+    pub fn outbox_bytes(&self) -> usize {
+        let mut bytes = 0;
+        self.for_each(|mailbox| bytes += mailbox.state.lock().outbox.bytes());
+        bytes
     }
 
     /// Every mailbox there is now, a shard at a time.

@@ -248,6 +248,11 @@ impl Gateway {
         self.mailboxes.len()
     }
 
+    /// Brings the gauge of what waits in outboxes up to date.
+    pub fn measure_outboxes(&self) {
+        self.metrics.edge.outbox_bytes.set(self.mailboxes.outbox_bytes() as f64);
+    }
+
     /// Calls `$disconnect` for what runs that are over have left to us, for ever.
     pub async fn settle_debts(self: Arc<Gateway>) {
         let gateway = self.clone();

@@ -6,13 +6,12 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-use posthorn_core::ids::NodeId;
+use posthorn_core::ids::{ClusterName, NodeId};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose,
 };
 
-use super::names::ClusterName;
 use super::tls::TlsFiles;
 
 /// Who may write a node's key may be that node: only its owner reads it.

@@ -61,7 +61,6 @@ pub use dev_ca::{DevAuthority, DevAuthorityError, NodePapers};
 pub use hello::{ClusterId, PROTOCOL_VERSIONS, PeerIdentity, ProtocolVersions, TurnedAway};
 pub use lane::PostError;
 pub use link::DialError;
-pub use names::{ClusterName, NotAClusterName};
 pub use posts::{PostRefused, PostReply, PostService, Reply};
 pub use settings::{FabricLimits, FabricLimitsError, FabricSettings};
 pub use stats::{ByPurpose, Count, FabricStats, Purpose, RefusalCause};

@@ -3,11 +3,10 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use posthorn_core::ids::NodeId;
+use posthorn_core::ids::{ClusterName, NodeId};
 
 use super::hello::{PROTOCOL_VERSIONS, ProtocolVersions};
 use super::lane::{UNTOLD_BYTES_MAX, Window};
-use super::names::ClusterName;
 
 use super::tls::TlsFiles;
 

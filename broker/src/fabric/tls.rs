@@ -11,7 +11,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use posthorn_core::ids::NodeId;
+use posthorn_core::ids::{ClusterName, NodeId, NotAClusterName};
 use quinn::crypto::rustls::{NoInitialCipherSuite, QuicClientConfig, QuicServerConfig};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{Resumption, verify_server_cert_signed_by_trust_anchor};
@@ -26,7 +26,7 @@ use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, RootCertStore, SignatureScheme,
 };
 
-use super::names::{ClusterName, NotAClusterName};
+use super::names::{holder, server_name};
 use super::stats::{Purpose, RefusalCause};
 
 /// A key or chain is a few KiB.
@@ -150,7 +150,7 @@ impl Papers {
 
     /// Which node of our cluster holds the certificate.
     pub(super) fn holder(&self, certificate: &CertificateDer<'_>) -> Result<NodeId, RefusalCause> {
-        self.cluster.holder(certificate)
+        holder(&self.cluster, certificate)
     }
 
     /// Peers would turn us away later; who runs the node should learn it now.
@@ -164,7 +164,7 @@ impl Papers {
         let Some((own, between)) = chain.split_first() else {
             return Err(TlsError::NoCertificate { file: cert_file.clone() });
         };
-        if self.cluster.holder(own) != Ok(node) {
+        if holder(&self.cluster, own) != Ok(node) {
             let expected = self.cluster.node_name(node);
             return Err(TlsError::AnotherNode { file: cert_file.clone(), expected });
         }
@@ -252,8 +252,8 @@ impl ServerCertVerifier for Verifier {
         self.papers
             .check_server_chain(own, between, now)
             .map_err(|error| self.refuse_chain(error))?;
-        let node = self.papers.cluster.holder(own).map_err(|cause| self.refuse(cause))?;
-        match self.papers.cluster.server_name(node) {
+        let node = holder(&self.papers.cluster, own).map_err(|cause| self.refuse(cause))?;
+        match server_name(&self.papers.cluster, node) {
             Ok(name) if name == *addressed => Ok(ServerCertVerified::assertion()),
             Ok(_) | Err(NotAClusterName) => Err(self.refuse(RefusalCause::AnotherNode)),
         }
@@ -299,7 +299,7 @@ impl ClientCertVerifier for Verifier {
             .of_clients
             .verify_client_cert(own, between, now)
             .map_err(|error| self.refuse_chain(error))?;
-        self.papers.cluster.holder(own).map_err(|cause| self.refuse(cause))?;
+        holder(&self.papers.cluster, own).map_err(|cause| self.refuse(cause))?;
         Ok(valid)
     }
 

@@ -32,7 +32,7 @@ pub struct Integration {
 }
 
 enum Kind {
-    HttpEvent(HttpEvent),
+    HttpEvent(Box<HttpEvent>),
     Mock(Mock),
 }
 
@@ -102,7 +102,7 @@ impl Integration {
     ) -> Integration {
         let kind = match &settings.kind {
             IntegrationKind::HttpEvent { uri } => {
-                Kind::HttpEvent(HttpEvent::new(client.clone(), uri.clone()))
+                Kind::HttpEvent(Box::new(HttpEvent::new(client.clone(), uri.clone())))
             }
             IntegrationKind::Mock { response } => Kind::Mock(Mock::new(response.clone())),
         };

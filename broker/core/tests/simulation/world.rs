@@ -332,13 +332,12 @@ impl World {
         if self.machines[node].cut_at.is_some() && !self.is_leader(node) || is_lost {
             return;
         }
-        if !self.calm && self.chance.one_in(8) {
-            if let Packet::Proposal { from, life, command } = &packet {
-                let command = command.clone();
-                let twin = Packet::Proposal { from: *from, life: *life, command };
-                let much_later = self.chance.up_to(Duration::from_secs(6));
-                self.deliver_at(self.now + much_later, twin);
-            }
+        let comes_twice = !self.calm && self.chance.one_in(8);
+        if let (true, Packet::Proposal { from, life, command }) = (comes_twice, &packet) {
+            let command = command.clone();
+            let twin = Packet::Proposal { from: *from, life: *life, command };
+            let much_later = self.chance.up_to(Duration::from_secs(6));
+            self.deliver_at(self.now + much_later, twin);
         }
         self.later(packet);
     }

@@ -15,7 +15,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
-use posthorn_core::ids::NodeId;
+use posthorn_core::ids::{ClusterName, NodeId};
 use tempfile::TempDir;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
