@@ -70,7 +70,7 @@ pub enum RouteTableError {
 }
 
 impl<T> RouteTable<T> {
-    /// `expression` was parsed for [`Purpose::Route`].
+    /// `expression` was parsed for [`Purpose::Route`](crate::route::expression::Purpose::Route).
     pub fn new(expression: Expression, mut routes: BTreeMap<RouteKey, T>) -> RouteTable<T> {
         RouteTable {
             expression,
