@@ -164,7 +164,7 @@ impl Plan {
              edge: {{ listen: \"{edge}\" }}\n\
              api: {{ listen: \"{api}\" }}\n\
              admin: {{ listen: \"{admin}\" }}\n\
-             log: {{ filter: \"warn\" }}\n{}",
+             log: {{ filter: \"warn,openraft=off\" }}\n{}",
             dev_api(arguments.backend.as_ref())
         );
         text

@@ -78,7 +78,9 @@ struct PostArguments {
     /// Any node's gRPC address.
     #[arg(long, default_value = "127.0.0.1:8081", value_name = "ADDR")]
     api: SocketAddr,
+    /// As the $connect event, or a reply to {"action":"whoami"} in `dev`, told it.
     connection_id: String,
+    /// What the client is to read.
     message: String,
     /// Send it as a binary message.
     #[arg(long)]

@@ -33,23 +33,36 @@ pub(super) async fn post(arguments: PostArguments) -> Exit {
         true => Payload::Binary(Bytes::from(message)),
         false => Payload::Text(message),
     };
-    let wait_for = match wait_for {
-        WaitFor::Accepted => Wire::Accepted,
-        WaitFor::Written => Wire::Written,
-        WaitFor::Answered => Wire::Answered,
-    };
     let request = PostToConnectionRequest {
         connection_id,
         payload: Some(payload),
-        wait_for: wait_for.into(),
+        wait_for: wait_for.wire().into(),
         idempotency_key: String::new(),
     };
     match ConnectionServiceClient::new(channel).post_to_connection(request).await {
         Ok(_) => {
-            println!("delivered");
+            println!("{}", wait_for.as_past());
             Exit::Success
         }
         Err(status) => tell(&status),
+    }
+}
+
+impl WaitFor {
+    fn wire(self) -> Wire {
+        match self {
+            WaitFor::Accepted => Wire::Accepted,
+            WaitFor::Written => Wire::Written,
+            WaitFor::Answered => Wire::Answered,
+        }
+    }
+
+    fn as_past(self) -> &'static str {
+        match self {
+            WaitFor::Accepted => "accepted",
+            WaitFor::Written => "written",
+            WaitFor::Answered => "answered",
+        }
     }
 }
 

@@ -199,7 +199,9 @@ impl Default for AdminSettings {
 
 impl Default for LogSettings {
     fn default() -> LogSettings {
-        LogSettings { filter: "info,openraft=error".to_owned(), format: LogFormat::Text }
+        // What raft says when it is asked to stop is no error of anybody's.
+        let filter = "info,openraft=error,openraft::raft::raft_inner=off".to_owned();
+        LogSettings { filter, format: LogFormat::Text }
     }
 }
 
