@@ -17,16 +17,16 @@ const MONTHS: [&str; 12] =
     ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
 
 /// A day and the time of it.
-struct Civil {
-    year: u64,
+pub(crate) struct Civil {
+    pub year: u64,
     /// From 0.
-    month: usize,
+    pub month: usize,
     /// From 1.
-    day: u64,
-    hour: u64,
-    minute: u64,
-    second: u64,
-    millisecond: u64,
+    pub day: u64,
+    pub hour: u64,
+    pub minute: u64,
+    pub second: u64,
+    pub millisecond: u64,
 }
 
 impl fmt::Display for CommonLogTime {
@@ -62,7 +62,7 @@ impl Serialize for IsoTime {
 
 /// After Howard Hinnant's `civil_from_days` (chrono-Compatible Low-Level Date Algorithms), whose
 /// years begin in March, so that the leap day is their last, and whose eras of 400 years are equal.
-fn civil(milliseconds: u64) -> Civil {
+pub(crate) fn civil(milliseconds: u64) -> Civil {
     const ERA_DAYS: u64 = 146_097;
     const DAYS_BEFORE_1970: u64 = 719_468;
     let seconds = milliseconds / 1000;

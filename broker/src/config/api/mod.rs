@@ -1,0 +1,222 @@
+//! API definitions, in the vocabulary of API Gateway's `apigatewayv2` in snake case.
+
+mod authorizer;
+mod integration;
+mod variables;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use posthorn_core::route::expression::{Expression, Purpose};
+use posthorn_core::route::table::RouteKey;
+use serde::Deserialize;
+use serde_saphyr::Spanned;
+
+pub use crate::config::api::authorizer::{AuthorizerSettings, AuthorizerTarget};
+use crate::config::api::authorizer::WrittenAuthorizer;
+use crate::config::api::integration::WrittenIntegration;
+pub use crate::config::api::integration::{
+    FunctionName, IntegrationKind, IntegrationSettings, MockResponse,
+};
+use crate::config::source::Fault;
+
+/// One API, believed.
+#[derive(Debug, Clone)]
+pub struct Api {
+    pub id: Arc<str>,
+    pub route_selection_expression: Expression,
+    pub routes: BTreeMap<RouteKey, RouteSettings>,
+    pub stages: BTreeMap<Arc<str>, StageSettings>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RouteSettings {
+    /// A key of the API's integrations.
+    pub integration: Arc<str>,
+    /// Whether what the integration answers goes back to the client.
+    pub is_two_way: bool,
+}
+
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StageSettings {
+    pub variables: BTreeMap<String, String>,
+    pub integrations: BTreeMap<Arc<str>, IntegrationSettings>,
+    /// Who says whether a client may connect, if somebody does.
+    pub authorizer: Option<AuthorizerSettings>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WrittenApi {
+    route_selection_expression: Spanned<String>,
+    #[serde(default)]
+    routes: BTreeMap<String, WrittenRoute>,
+    #[serde(default)]
+    integrations: BTreeMap<Arc<str>, WrittenIntegration>,
+    #[serde(default)]
+    authorizers: BTreeMap<Arc<str>, WrittenAuthorizer>,
+    stages: BTreeMap<Arc<str>, WrittenStage>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenRoute {
+    /// `integrations/{integration_id}`.
+    target: Spanned<String>,
+    /// `$default` makes the route two-way. There is no other value.
+    route_response_selection_expression: Option<Spanned<String>>,
+    /// Of `$connect` alone.
+    authorization_type: Option<Spanned<AuthorizationType>>,
+    authorizer_id: Option<Spanned<String>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+enum AuthorizationType {
+    None,
+    Custom,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenStage {
+    #[serde(default)]
+    stage_variables: BTreeMap<String, String>,
+}
+
+impl Api {
+    pub(super) fn believe(id: Arc<str>, written: WrittenApi) -> Result<Api, Fault> {
+        if !is_name(&id) {
+            return Err(Fault::new("", "an API's ID is 1 to 128 of A-Z, a-z, 0-9, - and _"));
+        }
+        let key = "route_selection_expression";
+        let expression = &written.route_selection_expression;
+        let expression = Expression::parse(&expression.value, Purpose::Route)
+            .map_err(|error| Fault::at(key, expression, error.to_string()))?;
+        let routes = written
+            .routes
+            .iter()
+            .map(|(text, route)| {
+                let place = format!("routes.{text}");
+                let key: RouteKey = text
+                    .parse()
+                    .map_err(|error| Fault::at(&place, &route.target, format!("{error}")))?;
+                Ok((key, route.believe(&place, &written.integrations)?))
+            })
+            .collect::<Result<BTreeMap<_, _>, Fault>>()?;
+        let stages = written
+            .stages
+            .iter()
+            .map(|(name, stage)| Ok((name.clone(), stage.believe(name, &written)?)))
+            .collect::<Result<BTreeMap<_, _>, Fault>>()?;
+        Ok(Api { id, route_selection_expression: expression, routes, stages })
+    }
+}
+
+impl WrittenStage {
+    fn believe(&self, name: &str, api: &WrittenApi) -> Result<StageSettings, Fault> {
+        let place = format!("stages.{name}");
+        if !is_name(name) {
+            let rule = "a stage's name is 1 to 128 of A-Z, a-z, 0-9, - and _";
+            return Err(Fault::new(place, rule));
+        }
+        let variables = &self.stage_variables;
+        for (name, value) in variables {
+            if let Some(rule) = variables::fault_of(name, value) {
+                return Err(Fault::new(format!("{place}.stage_variables.{name}"), rule));
+            }
+        }
+        let integrations = api
+            .integrations
+            .iter()
+            .map(|(id, integration)| {
+                let place = format!("integrations.{id}");
+                Ok((id.clone(), integration.believe(&place, variables)?))
+            })
+            .collect::<Result<BTreeMap<_, _>, Fault>>()?;
+        Ok(StageSettings {
+            variables: variables.clone(),
+            integrations,
+            authorizer: api.authorizer_of_connect(variables)?,
+        })
+    }
+}
+
+impl WrittenApi {
+    /// Every authorizer is judged, also those that nothing leads to.
+    fn authorizer_of_connect(
+        &self,
+        variables: &BTreeMap<String, String>,
+    ) -> Result<Option<AuthorizerSettings>, Fault> {
+        let mut believed = self
+            .authorizers
+            .iter()
+            .map(|(id, written)| {
+                let settings = written.believe(&format!("authorizers.{id}"), variables)?;
+                Ok((&**id, settings))
+            })
+            .collect::<Result<BTreeMap<_, _>, Fault>>()?;
+        for (key, route) in &self.routes {
+            route.check_authorization(key)?;
+        }
+        let connect = self.routes.get(RouteKey::CONNECT);
+        let Some(id) = connect.and_then(|connect| connect.authorizer_id.as_ref()) else {
+            return Ok(None);
+        };
+        match believed.remove(&*id.value) {
+            Some(settings) => Ok(Some(settings)),
+            None => {
+                let rule = format!("`{}` is no key of authorizers", id.value);
+                Err(Fault::at("routes.$connect.authorizer_id", id, rule))
+            }
+        }
+    }
+}
+
+impl WrittenRoute {
+    fn believe(
+        &self,
+        place: &str,
+        integrations: &BTreeMap<Arc<str>, WrittenIntegration>,
+    ) -> Result<RouteSettings, Fault> {
+        let (target, response) = (&self.target, &self.route_response_selection_expression);
+        let known = target.value.strip_prefix("integrations/");
+        let known = known.and_then(|id| integrations.get_key_value(id));
+        let Some((integration, _)) = known else {
+            let rule = format!("`{}` is not integrations/ and the key of one", target.value);
+            return Err(Fault::at(format!("{place}.target"), target, rule));
+        };
+        if let Some(response) = response.as_ref().filter(|response| response.value != "$default") {
+            let key = format!("{place}.route_response_selection_expression");
+            return Err(Fault::at(key, response, "the only value is $default"));
+        }
+        Ok(RouteSettings { integration: integration.clone(), is_two_way: response.is_some() })
+    }
+
+    fn check_authorization(&self, key: &str) -> Result<(), Fault> {
+        let place = format!("routes.{key}");
+        let kind = self.authorization_type.as_ref();
+        let is_custom = kind.is_some_and(|kind| kind.value == AuthorizationType::Custom);
+        match (kind, &self.authorizer_id) {
+            (Some(kind), _) if is_custom && key != RouteKey::CONNECT => {
+                let rule = "authorization is restricted to the $connect route";
+                Err(Fault::at(format!("{place}.authorization_type"), kind, rule))
+            }
+            (Some(kind), None) if is_custom => {
+                let rule = "CUSTOM needs an authorizer_id";
+                Err(Fault::at(format!("{place}.authorization_type"), kind, rule))
+            }
+            (_, Some(id)) if !is_custom => {
+                let rule = "an authorizer needs the authorization_type CUSTOM";
+                Err(Fault::at(format!("{place}.authorizer_id"), id, rule))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn is_name(text: &str) -> bool {
+    let is_letter = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+    (1..=128).contains(&text.len()) && text.bytes().all(is_letter)
+}
