@@ -19,7 +19,7 @@ use crate::edge::{self, Edge};
 use crate::exchange::Gateway;
 use crate::exchange::stage::Stages;
 use crate::fabric::{Fabric, FabricError, FabricSettings, TlsFiles};
-use crate::integration::HttpClient;
+use crate::integration::Clients;
 use crate::telemetry::{Exporter, Metrics, Registry};
 
 /// Beside what each connection may take to close.
@@ -92,7 +92,7 @@ impl Node {
                 NodeError::Store(error.to_string().into())
             }
         })?;
-        let stages = Stages::new(&config.apis, &HttpClient::new(), &metrics);
+        let stages = Stages::new(&config.apis, &Clients::new(config.aws.clone()), &metrics);
         let outbox_limits = OutboxLimits {
             bytes_max: config.edge.outbox_bytes_max as usize,
             messages_max: config.edge.outbox_messages_max as usize,

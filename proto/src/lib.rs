@@ -1,6 +1,6 @@
 //! The wire: what backends and nodes say, compiled from the `.proto` files beside this crate.
 
-/// What backends call.
+/// What backends call, and what they implement.
 #[allow(clippy::all, clippy::pedantic)]
 pub mod v1 {
     tonic::include_proto!("posthorn.v1");

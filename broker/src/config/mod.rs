@@ -8,6 +8,7 @@
 //! one level down.
 
 pub mod api;
+pub mod aws;
 pub mod node;
 mod source;
 pub mod values;
@@ -19,6 +20,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 
 use crate::config::api::{Api, WrittenApi};
+use crate::config::aws::{AwsSettings, WrittenAws};
 use crate::config::node::{
     AdminSettings, ApiSettings, ClusterSettings, EdgeSettings, FabricSettings, LogSettings,
     NodeSettings,
@@ -35,6 +37,7 @@ pub struct Config {
     pub api: ApiSettings,
     pub admin: AdminSettings,
     pub log: LogSettings,
+    pub aws: Arc<AwsSettings>,
     pub apis: Vec<Arc<Api>>,
 }
 
@@ -52,6 +55,8 @@ struct Written {
     admin: AdminSettings,
     #[serde(default)]
     log: LogSettings,
+    #[serde(default)]
+    aws: WrittenAws,
     /// API definitions, by API ID.
     #[serde(default)]
     apis: BTreeMap<Arc<str>, WrittenApi>,
@@ -76,17 +81,20 @@ impl Config {
         path: &Path,
         environment: impl Iterator<Item = (String, String)>,
     ) -> Result<Config, ConfigError> {
-        let written: Written = source::read_with(path, environment)?;
+        let environment: Vec<_> = environment.collect();
+        let written: Written = source::read_with(path, &environment)?;
         let folder = path.parent().unwrap_or(Path::new(""));
-        let mut apis = source::believe(path, written.apis, Api::believe)?;
+        let mut apis = source::believe(path, &written.apis, Api::believe)?;
         for file in &written.api_files {
             let file = folder.join(file);
             let more: WrittenApiFile = source::read(&file)?;
-            apis.extend(source::believe(&file, more.apis, Api::believe)?);
+            apis.extend(source::believe(&file, &more.apis, Api::believe)?);
         }
-        let Written { node, cluster, fabric, edge, api, admin, log, apis: _, api_files: _ } =
-            written;
-        let config = Config { node, cluster, fabric, edge, api, admin, log, apis };
+        let Written { node, cluster, fabric, edge, api, admin, log, aws, .. } = written;
+        let aws =
+            aws.believe(&environment).map_err(|(key, rule)| ConfigError::rule(path, key, rule))?;
+        let aws = Arc::new(aws);
+        let config = Config { node, cluster, fabric, edge, api, admin, log, aws, apis };
         config.check().map_err(|(key, rule)| ConfigError::rule(path, key, rule))?;
         Ok(config)
     }

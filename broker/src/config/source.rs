@@ -70,10 +70,11 @@ pub(super) fn read<T: DeserializeOwned>(file: &Path) -> Result<T, ConfigError> {
 /// Reads a file and puts what the environment says over it.
 pub(super) fn read_with<T: DeserializeOwned>(
     file: &Path,
-    environment: impl Iterator<Item = (String, String)>,
+    environment: &[(String, String)],
 ) -> Result<T, ConfigError> {
     let text = text_of(file)?;
     let overrides: Vec<_> = environment
+        .iter()
         .filter_map(|(name, value)| {
             let path = name.strip_prefix(ENVIRONMENT_PREFIX)?.to_ascii_lowercase();
             path.contains("__").then_some((name, path, value))
@@ -84,9 +85,9 @@ pub(super) fn read_with<T: DeserializeOwned>(
     }
     let mut tree: Value = parse(file, &text)?;
     for (name, path, value) in overrides {
-        let value = serde_saphyr::from_str(&value).unwrap_or(Value::String(value));
+        let value = serde_saphyr::from_str(value).unwrap_or_else(|_| Value::String(value.clone()));
         put(&mut tree, &path, value)
-            .map_err(|rule| ConfigError::rule(Path::new("environment"), &name, rule))?;
+            .map_err(|rule| ConfigError::rule(Path::new("environment"), name, rule))?;
     }
     // The tree knows no lines. What the file alone has wrong was better said by the file.
     serde_path_to_error::deserialize(tree).map_err(|error| {
@@ -98,10 +99,10 @@ pub(super) fn read_with<T: DeserializeOwned>(
 /// Turns each written item of a map into a believed one.
 pub(super) fn believe<W, B>(
     file: &Path,
-    written: BTreeMap<Arc<str>, W>,
-    believe: impl Fn(Arc<str>, W) -> Result<B, Fault>,
+    written: &BTreeMap<Arc<str>, W>,
+    believe: impl Fn(Arc<str>, &W) -> Result<B, Fault>,
 ) -> Result<Vec<Arc<B>>, ConfigError> {
-    let believed = written.into_iter().map(|(id, item)| {
+    let believed = written.iter().map(|(id, item)| {
         believe(id.clone(), item).map(Arc::new).map_err(|Fault { key, place, rule }| {
             let key = format!("apis.{id}.{key}");
             ConfigError { file: file.to_owned(), place, key, rule }

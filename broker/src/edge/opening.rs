@@ -140,7 +140,7 @@ fn parts(head: Head, peer: Peer) -> HandshakeParts {
         query: head.query.unwrap_or_default(),
         subprotocols: head.subprotocols,
         addresses: peer.address.ip().to_canonical().to_string(),
-        port: peer.local.port(),
+        port: peer.local.port().to_string(),
     }
 }
 

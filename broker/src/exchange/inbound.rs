@@ -11,7 +11,7 @@ use posthorn_core::event::connection_info::ConnectionInfo;
 use posthorn_core::event::context::{Origin, Request};
 use posthorn_core::event::handshake::{Forwarded, Handshake};
 use posthorn_core::event::ids::{MessageId, RequestId};
-use posthorn_core::event::proxy::{ConnectEvent, DisconnectEvent, MessageEvent};
+use posthorn_core::event::proxy::{ConnectEvent, DisconnectEvent, Event, MessageEvent};
 use posthorn_core::ids::NodeRun;
 use posthorn_core::message::Message;
 use posthorn_core::route::error_frame::ErrorFrame;
@@ -22,7 +22,7 @@ use crate::clock::epoch_ms;
 use crate::consensus::Consensus;
 use crate::exchange::mailbox::Mailbox;
 use crate::exchange::stage::{Route, Stage, Stages};
-use crate::integration::{Answer, Call, CallError};
+use crate::integration::{Answer, CallError};
 use crate::telemetry::Refused;
 
 const SUBPROTOCOL: &str = "sec-websocket-protocol";
@@ -43,7 +43,7 @@ pub struct HandshakeParts {
     /// The client's address, as `X-Forwarded-For` has it.
     pub addresses: String,
     /// The port that the client connected to.
-    pub port: u16,
+    pub port: String,
 }
 
 /// What `$connect` came to.
@@ -56,6 +56,23 @@ pub struct ConnectAnswer {
     pub headers: Vec<(String, String)>,
     pub body: Bytes,
     pub label: Refused,
+}
+
+impl HandshakeParts {
+    pub(super) fn headers(&self) -> Vec<(&str, &str)> {
+        self.headers.iter().map(|(name, value)| (&**name, &**value)).collect()
+    }
+
+    /// `headers` are [`HandshakeParts::headers`].
+    pub(super) fn handshake<'a>(
+        &'a self,
+        headers: &'a [(&'a str, &'a str)],
+        trace_id: &'a str,
+    ) -> Handshake<'a> {
+        let forwarded =
+            Forwarded { addresses: &self.addresses, port: &self.port, protocol: "http", trace_id };
+        Handshake { headers, query: &self.query, forwarded }
+    }
 }
 
 impl Inbound {
@@ -77,8 +94,17 @@ impl Inbound {
             if consensus.may_act() != Some(owner) {
                 return ConnectAnswer::failed(Verdict::Refused { status: 503 });
             }
-            let event = || connect_event(&stage, &info, owner, &parts);
-            match route.integration.call(Call::of_event(&info, &event)).await {
+            let headers = parts.headers();
+            let trace_id = trace_id();
+            let event = Event::Connect(ConnectEvent {
+                info: &info,
+                request: request(),
+                handshake: parts.handshake(&headers, &trace_id),
+                authorizer_latency_ms: None,
+                stage_variables: &stage.variables,
+                origin: Some(Origin { run: owner, sequence: 1 }),
+            });
+            match route.integration.call(&event).await {
                 Ok(answer) => judge(answer, &parts.subprotocols),
                 Err(error) => {
                     info!(api = %info.api_id, %error, "$connect failed");
@@ -86,6 +112,7 @@ impl Inbound {
                         CallError::Overloaded => Verdict::Refused { status: 503 },
                         CallError::NotCalled(_) => Verdict::Refused { status: 502 },
                         CallError::Failed(_) => Verdict::Unknown { status: 502 },
+                        CallError::BadAnswer(_) => Verdict::Unknown { status: 500 },
                         CallError::TimedOut(_) => Verdict::Unknown { status: 504 },
                     })
                 }
@@ -136,18 +163,15 @@ impl Inbound {
     ) -> Result<(), CallError> {
         let Some(stage) = stages.of(info) else { return Ok(()) };
         let Some(route) = stage.routes.disconnect() else { return Ok(()) };
-        let event = || {
-            let event = DisconnectEvent {
-                info,
-                request: request(),
-                status_code: cause.code(),
-                reason: cause.reason(),
-                stage_variables: &stage.variables,
-                origin: Some(origin),
-            };
-            event.to_json()
-        };
-        let answer = route.integration.call(Call::of_event(info, &event)).await?;
+        let event = Event::Disconnect(DisconnectEvent {
+            info,
+            request: request(),
+            status_code: cause.code(),
+            reason: cause.reason(),
+            stage_variables: &stage.variables,
+            origin: Some(origin),
+        });
+        let answer = route.integration.call(&event).await?;
         match answer.status {
             429 | 500.. => Err(CallError::Failed(format!("it answered {}", answer.status))),
             _ => Ok(()),
@@ -167,9 +191,16 @@ struct Dispatched {
 impl Dispatched {
     async fn run(self) {
         let Dispatched { stage, key, route, mailbox, message } = &self;
-        let event = || message_event(stage, key, mailbox, message);
-        let called = route.integration.call(Call::of_message(&mailbox.info, &event, message)).await;
-        match called {
+        let event = Event::Message(MessageEvent {
+            info: &mailbox.info,
+            request: request(),
+            route_key: key,
+            message_id: MessageId::from_random(random(), mailbox.info.connection),
+            message,
+            stage_variables: &stage.variables,
+            origin: Some(mailbox.next_origin()),
+        });
+        match route.integration.call(&event).await {
             Ok(Answer { status: 500.., .. }) => {
                 reply_error(mailbox, ErrorFrame::InternalServerError(request_id()));
             }
@@ -180,9 +211,10 @@ impl Dispatched {
                     mailbox,
                     match error {
                         CallError::TimedOut(_) => ErrorFrame::TimedOut(request_id()),
-                        CallError::Overloaded | CallError::NotCalled(_) | CallError::Failed(_) => {
-                            ErrorFrame::InternalServerError(request_id())
-                        }
+                        CallError::Overloaded
+                        | CallError::NotCalled(_)
+                        | CallError::Failed(_)
+                        | CallError::BadAnswer(_) => ErrorFrame::InternalServerError(request_id()),
                     },
                 );
             }
@@ -242,44 +274,6 @@ fn reply(mailbox: &Mailbox, route: &Route, answer: Answer) {
 
 fn reply_error(mailbox: &Mailbox, frame: ErrorFrame) {
     let _ = mailbox.reply(Message::text(frame.text(mailbox.info.connection)));
-}
-
-fn connect_event(
-    stage: &Stage,
-    info: &ConnectionInfo,
-    owner: NodeRun,
-    parts: &HandshakeParts,
-) -> Vec<u8> {
-    let headers: Vec<_> = parts.headers.iter().map(|(name, value)| (&**name, &**value)).collect();
-    let (port, trace_id) = (parts.port.to_string(), trace_id());
-    let forwarded = Forwarded {
-        addresses: &parts.addresses,
-        port: &port,
-        protocol: "http",
-        trace_id: &trace_id,
-    };
-    let event = ConnectEvent {
-        info,
-        request: request(),
-        handshake: Handshake { headers: &headers, query: &parts.query, forwarded },
-        authorizer_latency_ms: None,
-        stage_variables: &stage.variables,
-        origin: Some(Origin { run: owner, sequence: 1 }),
-    };
-    event.to_json()
-}
-
-fn message_event(stage: &Stage, route_key: &str, mailbox: &Mailbox, message: &Message) -> Vec<u8> {
-    let event = MessageEvent {
-        info: &mailbox.info,
-        request: request(),
-        route_key,
-        message_id: MessageId::from_random(random(), mailbox.info.connection),
-        message,
-        stage_variables: &stage.variables,
-        origin: Some(mailbox.next_origin()),
-    };
-    event.to_json()
 }
 
 fn request() -> Request {

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use posthorn_core::event::connection_info::ConnectionInfo;
 use posthorn_core::route::table::{RouteKey, RouteTable};
 
-use crate::config::api::{Api, IntegrationSettings};
-use crate::integration::{HttpClient, Integration};
+use crate::config::api::{Api, StageSettings};
+use crate::integration::{Clients, Integration};
 use crate::telemetry::Metrics;
 
 /// All stages of all APIs, as of one reading of the configuration.
@@ -30,8 +30,8 @@ pub struct Route {
 }
 
 impl Stages {
-    pub fn new(apis: &[Arc<Api>], client: &HttpClient, metrics: &Arc<Metrics>) -> Stages {
-        let by_api = apis.iter().map(|api| (api.id.clone(), stages_of(api, client, metrics)));
+    pub fn new(apis: &[Arc<Api>], clients: &Clients, metrics: &Arc<Metrics>) -> Stages {
+        let by_api = apis.iter().map(|api| (api.id.clone(), stages_of(api, clients, metrics)));
         Stages { by_api: by_api.collect() }
     }
 
@@ -56,26 +56,26 @@ impl Stages {
 
 fn stages_of(
     api: &Api,
-    client: &HttpClient,
+    clients: &Clients,
     metrics: &Arc<Metrics>,
 ) -> BTreeMap<Arc<str>, Arc<Stage>> {
-    let integration = |(id, settings): (&Arc<str>, &Arc<IntegrationSettings>)| {
-        (id.clone(), Arc::new(Integration::new(settings, client, metrics.clone())))
-    };
-    let integrations: BTreeMap<_, _> = api.integrations.iter().map(integration).collect();
-    let stage = |name: &Arc<str>| {
+    let stage = |(name, settings): (&Arc<str>, &StageSettings)| {
+        let integrations = settings.integrations.iter().map(|(id, settings)| {
+            (id, Arc::new(Integration::new(settings, clients, metrics.clone())))
+        });
+        let integrations: BTreeMap<_, _> = integrations.collect();
         let routes = api.routes.iter().filter_map(|(key, route)| {
             let integration = integrations.get(&route.integration)?.clone();
             Some((key.clone(), Route { integration, is_two_way: route.is_two_way }))
         });
         let routes: BTreeMap<RouteKey, Route> = routes.collect();
-        let variables = api.stages.get(name).map(|stage| stage.variables.clone());
-        Arc::new(Stage {
+        let stage = Stage {
             api_id: api.id.clone(),
             name: name.clone(),
-            variables: variables.unwrap_or_default(),
+            variables: settings.variables.clone(),
             routes: RouteTable::new(api.route_selection_expression.clone(), routes),
-        })
+        };
+        (name.clone(), Arc::new(stage))
     };
-    api.stages.keys().map(|name| (name.clone(), stage(name))).collect()
+    api.stages.iter().map(stage).collect()
 }

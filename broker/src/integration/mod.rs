@@ -3,22 +3,37 @@
 //! * Every call has a deadline and a place in its integration's concurrency limit.
 //! * No call is repeated here: who owes one repeats it.
 
+mod grpc;
+mod http;
 mod http_event;
+mod http_proxy;
+mod lambda;
 mod mock;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use posthorn_core::event::connection_info::ConnectionInfo;
+use posthorn_core::event::proxy::Event;
 use posthorn_core::message::Message;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::config::api::{IntegrationKind, IntegrationSettings};
+use crate::config::aws::AwsSettings;
+use crate::integration::grpc::Grpc;
+use crate::integration::http::HttpClient;
+use crate::integration::http_event::HttpEvent;
+use crate::integration::http_proxy::HttpProxy;
+use crate::integration::lambda::{AwsProxy, LambdaClient};
+use crate::integration::mock::Mock;
 use crate::telemetry::{Called, Metrics};
-pub use http_event::HttpClient;
-use http_event::HttpEvent;
-use mock::Mock;
+
+/// How all integrations of a node reach their backends.
+#[derive(Clone)]
+pub struct Clients {
+    http: HttpClient,
+    lambda: LambdaClient,
+}
 
 /// One integration of one API.
 pub struct Integration {
@@ -32,16 +47,11 @@ pub struct Integration {
 }
 
 enum Kind {
+    AwsProxy(Box<AwsProxy>),
+    Grpc(Box<Grpc>),
     HttpEvent(Box<HttpEvent>),
+    HttpProxy(Box<HttpProxy>),
     Mock(Mock),
-}
-
-/// What is called for: an event, and the message that caused it, if one did.
-pub struct Call<'a> {
-    info: &'a ConnectionInfo,
-    /// Makes the event as JSON, which not every integration needs.
-    event: &'a (dyn Fn() -> Vec<u8> + Sync),
-    message: Option<&'a Message>,
 }
 
 /// What an integration answered.
@@ -68,19 +78,15 @@ pub enum CallError {
     /// Perhaps called.
     #[error("{0}")]
     Failed(String),
+    /// Called, and its answer makes no sense.
+    #[error("{0}")]
+    BadAnswer(String),
 }
 
-impl<'a> Call<'a> {
-    pub fn of_event(info: &'a ConnectionInfo, event: &'a (dyn Fn() -> Vec<u8> + Sync)) -> Call<'a> {
-        Call { info, event, message: None }
-    }
-
-    pub fn of_message(
-        info: &'a ConnectionInfo,
-        event: &'a (dyn Fn() -> Vec<u8> + Sync),
-        message: &'a Message,
-    ) -> Call<'a> {
-        Call { info, event, message: Some(message) }
+impl Clients {
+    pub fn new(aws: Arc<AwsSettings>) -> Clients {
+        let http = HttpClient::new();
+        Clients { lambda: LambdaClient::new(http.clone(), aws), http }
     }
 }
 
@@ -89,7 +95,9 @@ impl CallError {
         match self {
             CallError::Overloaded => Called::Overloaded,
             CallError::TimedOut(_) => Called::TimedOut,
-            CallError::NotCalled(_) | CallError::Failed(_) => Called::Failed,
+            CallError::NotCalled(_) | CallError::Failed(_) | CallError::BadAnswer(_) => {
+                Called::Failed
+            }
         }
     }
 }
@@ -97,12 +105,20 @@ impl CallError {
 impl Integration {
     pub fn new(
         settings: &IntegrationSettings,
-        client: &HttpClient,
+        clients: &Clients,
         metrics: Arc<Metrics>,
     ) -> Integration {
         let kind = match &settings.kind {
+            IntegrationKind::AwsProxy { function } => {
+                Kind::AwsProxy(Box::new(AwsProxy::new(clients.lambda.clone(), function.clone())))
+            }
+            IntegrationKind::Grpc { uri } => Kind::Grpc(Box::new(Grpc::new(uri))),
             IntegrationKind::HttpEvent { uri } => {
-                Kind::HttpEvent(Box::new(HttpEvent::new(client.clone(), uri.clone())))
+                Kind::HttpEvent(Box::new(HttpEvent::new(clients.http.clone(), uri.clone())))
+            }
+            IntegrationKind::HttpProxy { method, uri } => {
+                let (client, method) = (clients.http.clone(), method.clone());
+                Kind::HttpProxy(Box::new(HttpProxy::new(client, method, uri.clone())))
             }
             IntegrationKind::Mock { response } => Kind::Mock(Mock::new(response.clone())),
         };
@@ -119,17 +135,17 @@ impl Integration {
     pub fn answer_now(&self, info: &ConnectionInfo, message: Option<&Message>) -> Option<Answer> {
         match &self.kind {
             Kind::Mock(mock) => Some(mock.answer(info, message)),
-            Kind::HttpEvent(_) => None,
+            Kind::AwsProxy(_) | Kind::Grpc(_) | Kind::HttpEvent(_) | Kind::HttpProxy(_) => None,
         }
     }
 
-    pub async fn call(&self, call: Call<'_>) -> Result<Answer, CallError> {
-        if let Some(answer) = self.answer_now(call.info, call.message) {
+    pub async fn call(&self, event: &Event<'_>) -> Result<Answer, CallError> {
+        if let Some(answer) = self.answer_now(event.info(), event.message()) {
             return Ok(answer);
         }
         let started = Instant::now();
         self.metrics.integrations.in_flight.increment(1);
-        let result = match tokio::time::timeout(self.timeout, self.call_in_turn(&call)).await {
+        let result = match tokio::time::timeout(self.timeout, self.call_in_turn(event)).await {
             Ok(result) => result,
             Err(_) => Err(CallError::TimedOut(self.timeout)),
         };
@@ -140,11 +156,14 @@ impl Integration {
         result
     }
 
-    async fn call_in_turn(&self, call: &Call<'_>) -> Result<Answer, CallError> {
+    async fn call_in_turn(&self, event: &Event<'_>) -> Result<Answer, CallError> {
         let _place = self.take_place().await?;
         match &self.kind {
-            Kind::HttpEvent(http) => http.call(Bytes::from((call.event)())).await,
-            Kind::Mock(mock) => Ok(mock.answer(call.info, call.message)),
+            Kind::AwsProxy(lambda) => lambda.call(event).await,
+            Kind::Grpc(grpc) => grpc.call(event).await,
+            Kind::HttpEvent(http) => http.call(event).await,
+            Kind::HttpProxy(http) => http.call(event).await,
+            Kind::Mock(mock) => Ok(mock.answer(event.info(), event.message())),
         }
     }
 

@@ -54,6 +54,18 @@ impl<'a> Fields<'a> {
     pub fn is_empty(&self) -> bool {
         self.fields.is_empty()
     }
+
+    /// Each value with its name.
+    pub fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.fields.iter().flat_map(|(name, values)| values.iter().map(|value| (&**name, &**value)))
+    }
+
+    /// All values of a name. Names are the same in any case.
+    pub fn all(&self, name: &str) -> &[Cow<'a, str>] {
+        let mut fields = self.fields.iter();
+        let field = fields.find(|(other, _)| other.eq_ignore_ascii_case(name));
+        field.map_or(&[], |(_, values)| values)
+    }
 }
 
 impl Serialize for LastValues<'_> {

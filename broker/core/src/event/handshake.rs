@@ -33,12 +33,12 @@ const FORWARDED_PROTO: &str = "X-Forwarded-Proto";
 const CONTENT_LENGTH: &str = "content-length";
 
 impl<'a> Handshake<'a> {
-    pub(super) fn query(&self) -> Fields<'a> {
+    pub fn query_fields(&self) -> Fields<'a> {
         Fields::of_query(self.query)
     }
 
     /// For `$connect`: without the two headers that ask for the upgrade.
-    pub(super) fn integration_headers(&self) -> Fields<'a> {
+    pub fn integration_headers(&self) -> Fields<'a> {
         let is_asking = |name: &str| is_any(name, &["Connection", "Upgrade"]);
         let headers = self.headers().filter(|(name, _)| !is_asking(name));
         Fields::of_headers(headers)

@@ -21,6 +21,14 @@ use crate::message::{Message, MessageKind};
 /// Names and values, as configured for a stage.
 pub type StageVariables = BTreeMap<String, String>;
 
+/// What an integration is told of.
+#[derive(Debug, Clone, Copy)]
+pub enum Event<'a> {
+    Connect(ConnectEvent<'a>),
+    Message(MessageEvent<'a>),
+    Disconnect(DisconnectEvent<'a>),
+}
+
 /// For `$connect`'s integration.
 #[derive(Debug, Clone, Copy)]
 pub struct ConnectEvent<'a> {
@@ -99,6 +107,33 @@ struct AuthorizerInput<'a> {
     request_context: RequestContext<'a>,
 }
 
+impl<'a> Event<'a> {
+    /// As Lambda functions behind API Gateway get it.
+    pub fn to_json(&self) -> Vec<u8> {
+        match self {
+            Event::Connect(event) => event.to_json(),
+            Event::Message(event) => event.to_json(),
+            Event::Disconnect(event) => event.to_json(),
+        }
+    }
+
+    pub fn info(&self) -> &'a ConnectionInfo {
+        match self {
+            Event::Connect(event) => event.info,
+            Event::Message(event) => event.info,
+            Event::Disconnect(event) => event.info,
+        }
+    }
+
+    /// The message that a client sent, if that is what the event tells of.
+    pub fn message(&self) -> Option<&'a Message> {
+        match self {
+            Event::Message(event) => Some(event.message),
+            Event::Connect(_) | Event::Disconnect(_) => None,
+        }
+    }
+}
+
 impl ConnectEvent<'_> {
     pub fn to_json(&self) -> Vec<u8> {
         let ConnectEvent {
@@ -111,7 +146,7 @@ impl ConnectEvent<'_> {
         } = *self;
         let occasion = Occasion::Connect { authorizer_latency_ms };
         let context = RequestContext::new(info, request, &occasion, origin);
-        let (headers, query) = (handshake.integration_headers(), handshake.query());
+        let (headers, query) = (handshake.integration_headers(), handshake.query_fields());
         let event = ProxyEvent::new(context, stage_variables);
         let event = event.with_headers(&headers);
         json(&if query.is_empty() { event } else { event.with_query(&query) })
@@ -147,7 +182,7 @@ impl AuthorizerEvent<'_> {
     pub fn to_json(&self) -> Vec<u8> {
         let AuthorizerEvent { info, request, method_arn, handshake, stage_variables } = *self;
         let occasion = Occasion::Connect { authorizer_latency_ms: None };
-        let (headers, query) = (handshake.authorizer_headers(), handshake.query());
+        let (headers, query) = (handshake.authorizer_headers(), handshake.query_fields());
         json(&AuthorizerInput {
             r#type: "REQUEST",
             method_arn,

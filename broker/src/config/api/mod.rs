@@ -12,9 +12,10 @@ use posthorn_core::route::table::RouteKey;
 use serde::Deserialize;
 use serde_saphyr::Spanned;
 
-pub use crate::config::api::authorizer::{AuthorizerSettings, AuthorizerTarget};
 use crate::config::api::authorizer::WrittenAuthorizer;
+pub use crate::config::api::authorizer::{AuthorizerSettings, AuthorizerTarget};
 use crate::config::api::integration::WrittenIntegration;
+pub(super) use crate::config::api::integration::http_uri;
 pub use crate::config::api::integration::{
     FunctionName, IntegrationKind, IntegrationSettings, MockResponse,
 };
@@ -36,7 +37,6 @@ pub struct RouteSettings {
     /// Whether what the integration answers goes back to the client.
     pub is_two_way: bool,
 }
-
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StageSettings {
@@ -86,7 +86,7 @@ struct WrittenStage {
 }
 
 impl Api {
-    pub(super) fn believe(id: Arc<str>, written: WrittenApi) -> Result<Api, Fault> {
+    pub(super) fn believe(id: Arc<str>, written: &WrittenApi) -> Result<Api, Fault> {
         if !is_name(&id) {
             return Err(Fault::new("", "an API's ID is 1 to 128 of A-Z, a-z, 0-9, - and _"));
         }
@@ -108,7 +108,7 @@ impl Api {
         let stages = written
             .stages
             .iter()
-            .map(|(name, stage)| Ok((name.clone(), stage.believe(name, &written)?)))
+            .map(|(name, stage)| Ok((name.clone(), stage.believe(name, written)?)))
             .collect::<Result<BTreeMap<_, _>, Fault>>()?;
         Ok(Api { id, route_selection_expression: expression, routes, stages })
     }

@@ -1,0 +1,146 @@
+//! Lambda functions, called by the Invoke API, at AWS or wherever else that is served.
+//!
+//! Calls are signed where there are credentials; local runtimes ask for none.
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::{Request, Uri};
+use posthorn_core::auth::sigv4::{self, Scope};
+use posthorn_core::event::answer::Answer as ProxyAnswer;
+use posthorn_core::event::proxy::Event;
+
+use crate::clock::epoch_ms;
+use crate::config::api::FunctionName;
+use crate::config::aws::AwsSettings;
+use crate::integration::http::{HttpClient, USER_AGENT};
+use crate::integration::{Answer, CallError};
+
+const SERVICE: &str = "lambda";
+/// Of an answer that a failed function gave, in a log.
+const ERROR_CHARS_MAX: usize = 300;
+
+/// The Invoke API of one region.
+#[derive(Clone)]
+pub struct LambdaClient {
+    client: HttpClient,
+    aws: Arc<AwsSettings>,
+}
+
+/// What a function answered.
+pub(super) enum Invoked {
+    Returned(Bytes),
+    /// It was run and failed: with an object that has `errorMessage`, mostly.
+    Threw(Bytes),
+}
+
+/// A function behind a proxy: it gets the whole event and answers with a status, headers and a body.
+pub(super) struct AwsProxy {
+    lambda: LambdaClient,
+    function: FunctionName,
+}
+
+impl LambdaClient {
+    pub fn new(client: HttpClient, aws: Arc<AwsSettings>) -> LambdaClient {
+        LambdaClient { client, aws }
+    }
+
+    pub(super) async fn invoke(
+        &self,
+        function: &FunctionName,
+        payload: Vec<u8>,
+    ) -> Result<Invoked, CallError> {
+        let request = self.request(function, payload)?;
+        let answer = self.client.send(request).await?;
+        match answer.status {
+            200 if answer.headers.contains_key("x-amz-function-error") => {
+                Ok(Invoked::Threw(answer.body))
+            }
+            200 => Ok(Invoked::Returned(answer.body)),
+            status => {
+                let text = format!("{}: {status}: {}", function.as_str(), excerpt(&answer.body));
+                // It was turned away before the function was run.
+                let is_refusal = matches!(status, 400..=499);
+                Err(if is_refusal { CallError::NotCalled(text) } else { CallError::Failed(text) })
+            }
+        }
+    }
+
+    fn request(
+        &self,
+        function: &FunctionName,
+        payload: Vec<u8>,
+    ) -> Result<Request<Full<Bytes>>, CallError> {
+        let refused = |error: &dyn fmt::Display| CallError::NotCalled(error.to_string());
+        let endpoint = &self.aws.lambda_endpoint;
+        let authority = endpoint.authority().map_or("", |authority| authority.as_str());
+        let path = format!(
+            "{}/2015-03-31/functions/{}/invocations",
+            endpoint.path().trim_end_matches('/'),
+            function.as_str().replace(':', "%3A").replace('$', "%24")
+        );
+        let uri = Uri::builder()
+            .scheme(endpoint.scheme_str().unwrap_or("https"))
+            .authority(authority)
+            .path_and_query(&*path)
+            .build()
+            .map_err(|error| refused(&error))?;
+        let headers = [
+            ("host", authority),
+            ("content-type", "application/json"),
+            ("x-amz-invocation-type", "RequestResponse"),
+        ];
+        let mut request = Request::post(uri).header("user-agent", USER_AGENT);
+        for (name, value) in headers {
+            request = request.header(name, value);
+        }
+        if let Some(credentials) = &self.aws.credentials {
+            let signed = sigv4::Request {
+                method: "POST",
+                path: &path,
+                query: "",
+                headers: &headers.map(|(name, value)| (name, value.as_bytes())),
+                body: &payload,
+            };
+            let scope = Scope { region: &self.aws.region, service: SERVICE };
+            for (name, value) in sigv4::sign(&signed, &credentials.as_signer(), &scope, epoch_ms())
+            {
+                request = request.header(name, value);
+            }
+        }
+        request.body(Full::new(Bytes::from(payload))).map_err(|error| refused(&error))
+    }
+}
+
+impl AwsProxy {
+    pub(super) fn new(lambda: LambdaClient, function: FunctionName) -> AwsProxy {
+        AwsProxy { lambda, function }
+    }
+
+    /// What the function returns for `$disconnect` is nobody's: it is not even read.
+    pub(super) async fn call(&self, event: &Event<'_>) -> Result<Answer, CallError> {
+        let function = self.function.as_str();
+        match self.lambda.invoke(&self.function, event.to_json()).await? {
+            Invoked::Returned(_) if matches!(event, Event::Disconnect(_)) => {
+                Ok(Answer { status: 200, headers: Vec::new(), body: None })
+            }
+            Invoked::Returned(body) => {
+                let answer = ProxyAnswer::parse(&body)
+                    .map_err(|error| CallError::BadAnswer(format!("{function}: {error}")))?;
+                let ProxyAnswer { status, headers, body } = answer;
+                // On a message, the status means nothing: what the function returned was an answer.
+                let status = if event.message().is_some() { 200 } else { status };
+                Ok(Answer { status, headers, body })
+            }
+            Invoked::Threw(error) => {
+                Err(CallError::Failed(format!("{function} failed: {}", excerpt(&error))))
+            }
+        }
+    }
+}
+
+fn excerpt(body: &[u8]) -> String {
+    String::from_utf8_lossy(body).chars().take(ERROR_CHARS_MAX).collect()
+}
