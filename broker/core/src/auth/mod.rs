@@ -5,6 +5,7 @@ pub mod arn;
 pub mod authorizer;
 pub mod hash;
 pub mod identity_source;
+pub mod jwt;
 pub mod origin;
 pub mod pattern;
 pub mod policy;
