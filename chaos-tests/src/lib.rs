@@ -6,6 +6,8 @@
 pub mod backend;
 pub mod client;
 pub mod cluster;
+pub mod grpc;
+pub mod lambda;
 pub mod process;
 
 use std::future::Future;

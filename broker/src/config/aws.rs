@@ -1,7 +1,7 @@
 //! What Lambda is called by, and the names that policies know this cluster's APIs by.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use hyper::Uri;
@@ -19,7 +19,7 @@ pub(super) struct WrittenAws {
     /// Where Lambda's Invoke API is served, if not at AWS.
     lambda_endpoint: Option<String>,
     access_key_id: Option<String>,
-    /// A file that holds the secret access key and nothing else.
+    /// A file that holds the secret access key and nothing else; relative to the configuration.
     secret_access_key_file: Option<PathBuf>,
 }
 
@@ -61,6 +61,7 @@ impl fmt::Debug for Credentials {
 impl WrittenAws {
     pub(super) fn believe(
         self,
+        folder: &Path,
         environment: &[(String, String)],
     ) -> Result<AwsSettings, (&'static str, String)> {
         let variable = |name: &str| {
@@ -84,7 +85,8 @@ impl WrittenAws {
             super::api::http_uri(&endpoint).map_err(|rule| ("aws.lambda_endpoint", rule))?;
         let secret = match &self.secret_access_key_file {
             Some(file) => {
-                let secret = std::fs::read_to_string(file).map_err(|error| {
+                let file = folder.join(file);
+                let secret = std::fs::read_to_string(&file).map_err(|error| {
                     ("aws.secret_access_key_file", format!("{}: {error}", file.display()))
                 })?;
                 Some(secret.trim().to_owned())

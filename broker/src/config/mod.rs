@@ -91,8 +91,9 @@ impl Config {
             apis.extend(source::believe(&file, &more.apis, Api::believe)?);
         }
         let Written { node, cluster, fabric, edge, api, admin, log, aws, .. } = written;
-        let aws =
-            aws.believe(&environment).map_err(|(key, rule)| ConfigError::rule(path, key, rule))?;
+        let aws = aws
+            .believe(folder, &environment)
+            .map_err(|(key, rule)| ConfigError::rule(path, key, rule))?;
         let aws = Arc::new(aws);
         let config = Config { node, cluster, fabric, edge, api, admin, log, aws, apis };
         config.check().map_err(|(key, rule)| ConfigError::rule(path, key, rule))?;

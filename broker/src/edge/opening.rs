@@ -16,6 +16,7 @@ use crate::edge::head::{self, BadHead, Head};
 use crate::edge::session::Session;
 use crate::edge::socket::{FrameLimits, Socket};
 use crate::edge::{Edge, Peer};
+use crate::exchange::gate::TurnedAway;
 use crate::exchange::inbound::{ConnectAnswer, HandshakeParts};
 use crate::exchange::mailbox::Mailbox;
 use crate::exchange::stage::Stage;
@@ -83,17 +84,29 @@ where
         }
     };
     let Admitted { stage, owner } = admitted;
-    let Some(info) = describe(&head, &stage, peer) else {
+    let Some(mut info) = describe(&head, &stage, peer) else {
         let reply = Reply::message(503, "Service Unavailable");
         refuse(edge, &mut stream, Refused::NotReady, reply).await;
         return None;
     };
+    let mut parts = parts(head.clone(), peer);
+    match edge.gateway.judge(&stage, &info, &parts).await {
+        Ok(entry) => {
+            info.authorized = entry.authorized;
+            parts.authorizer_latency_ms = entry.authorizer_latency_ms;
+        }
+        Err(turned_away) => {
+            let reply = Reply::turned_away(&turned_away, &info);
+            refuse(edge, &mut stream, turned_away.label, reply).await;
+            return None;
+        }
+    }
     let opening = Opening {
         machine: Connection::new(edge.limits.clone(), edge.random_lifetime()),
         stream,
         early,
         mailbox: edge.gateway.begin(owner, info),
-        parts: Some(parts(head.clone(), peer)),
+        parts: Some(parts),
         stage,
         key: head.key,
         gateway: edge.gateway.clone(),
@@ -141,6 +154,8 @@ fn parts(head: Head, peer: Peer) -> HandshakeParts {
         subprotocols: head.subprotocols,
         addresses: peer.address.ip().to_canonical().to_string(),
         port: peer.local.port().to_string(),
+        is_secure: false,
+        authorizer_latency_ms: None,
     }
 }
 
@@ -311,6 +326,20 @@ impl Reply {
         let body = serde_json::json!({ "message": message }).to_string().into();
         let headers = vec![("Content-Type".to_owned(), "application/json".to_owned())];
         Reply { status, headers, body }
+    }
+
+    fn turned_away(turned_away: &TurnedAway, info: &ConnectionInfo) -> Reply {
+        let body = serde_json::json!({
+            "message": turned_away.message,
+            "connectionId": info.connection.to_string(),
+            "requestId": turned_away.request.to_string(),
+        });
+        let content_type = "application/json; charset=UTF-8".to_owned();
+        Reply {
+            status: turned_away.status,
+            headers: vec![("Content-Type".to_owned(), content_type)],
+            body: body.to_string().into(),
+        }
     }
 
     /// What the backend said, where it said anything.

@@ -44,6 +44,10 @@ pub struct HandshakeParts {
     pub addresses: String,
     /// The port that the client connected to.
     pub port: String,
+    /// Whether the client came over TLS.
+    pub is_secure: bool,
+    /// How long the authorizer took, if there is one.
+    pub authorizer_latency_ms: Option<u64>,
 }
 
 /// What `$connect` came to.
@@ -59,6 +63,13 @@ pub struct ConnectAnswer {
 }
 
 impl HandshakeParts {
+    /// The first value of a header. Names are the same in any case.
+    pub(super) fn header(&self, name: &str) -> Option<&str> {
+        let mut headers = self.headers.iter();
+        let found = headers.find(|(other, _)| other.eq_ignore_ascii_case(name));
+        found.map(|(_, value)| value.as_str())
+    }
+
     pub(super) fn headers(&self) -> Vec<(&str, &str)> {
         self.headers.iter().map(|(name, value)| (&**name, &**value)).collect()
     }
@@ -69,8 +80,12 @@ impl HandshakeParts {
         headers: &'a [(&'a str, &'a str)],
         trace_id: &'a str,
     ) -> Handshake<'a> {
-        let forwarded =
-            Forwarded { addresses: &self.addresses, port: &self.port, protocol: "http", trace_id };
+        let forwarded = Forwarded {
+            addresses: &self.addresses,
+            port: &self.port,
+            protocol: if self.is_secure { "https" } else { "http" },
+            trace_id,
+        };
         Handshake { headers, query: &self.query, forwarded }
     }
 }
@@ -100,7 +115,7 @@ impl Inbound {
                 info: &info,
                 request: request(),
                 handshake: parts.handshake(&headers, &trace_id),
-                authorizer_latency_ms: None,
+                authorizer_latency_ms: parts.authorizer_latency_ms,
                 stage_variables: &stage.variables,
                 origin: Some(Origin { run: owner, sequence: 1 }),
             });
@@ -276,7 +291,7 @@ fn reply_error(mailbox: &Mailbox, frame: ErrorFrame) {
     let _ = mailbox.reply(Message::text(frame.text(mailbox.info.connection)));
 }
 
-fn request() -> Request {
+pub(super) fn request() -> Request {
     Request { id: request_id(), at_ms: epoch_ms() }
 }
 
@@ -285,7 +300,7 @@ fn request_id() -> RequestId {
 }
 
 /// As X-Ray writes them: the time in seconds and 96 random bits, in hexadecimal.
-fn trace_id() -> String {
+pub(super) fn trace_id() -> String {
     let random: String = random::<12>().iter().map(|byte| format!("{byte:02x}")).collect();
     format!("Root=1-{:08x}-{random}", epoch_ms() / 1000)
 }

@@ -4,6 +4,7 @@
 //! All retries live here.
 
 mod debts;
+pub mod gate;
 pub mod inbound;
 mod mail;
 pub mod mailbox;
@@ -27,6 +28,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::consensus::Consensus;
 use crate::exchange::debts::Disconnects;
+use crate::exchange::gate::{Entry, TurnedAway};
 use crate::exchange::inbound::{ConnectAnswer, HandshakeParts, Inbound};
 use crate::exchange::mail::{Answered, Mail, Wish, decode_mail, encode_answer, malformed_answer};
 use crate::exchange::mailbox::{Answer, Mailbox, Mailboxes, Post};
@@ -119,6 +121,16 @@ impl Gateway {
             Some(owner) => Admission::Admitted(Admitted { stage, owner }),
             None => Admission::NotReady,
         }
+    }
+
+    /// Whether a client may open a connection at all.
+    pub fn judge<'a>(
+        &self,
+        stage: &'a Stage,
+        info: &'a ConnectionInfo,
+        parts: &'a HandshakeParts,
+    ) -> impl Future<Output = Result<Entry, TurnedAway>> + Send + use<'a> {
+        gate::judge(stage, info, parts)
     }
 
     /// A connection begins: from here on it can be posted to on this node.

@@ -47,6 +47,10 @@ impl LambdaClient {
         LambdaClient { client, aws }
     }
 
+    pub(super) fn aws(&self) -> &AwsSettings {
+        &self.aws
+    }
+
     pub(super) async fn invoke(
         &self,
         function: &FunctionName,

@@ -3,6 +3,7 @@
 //! * Every call has a deadline and a place in its integration's concurrency limit.
 //! * No call is repeated here: who owes one repeats it.
 
+mod authorizer;
 mod grpc;
 mod http;
 mod http_event;
@@ -20,6 +21,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::config::api::{IntegrationKind, IntegrationSettings};
 use crate::config::aws::AwsSettings;
+pub use crate::integration::authorizer::{Authorizer, AuthorizerError};
 use crate::integration::grpc::Grpc;
 use crate::integration::http::HttpClient;
 use crate::integration::http_event::HttpEvent;
@@ -87,6 +89,10 @@ impl Clients {
     pub fn new(aws: Arc<AwsSettings>) -> Clients {
         let http = HttpClient::new();
         Clients { lambda: LambdaClient::new(http.clone(), aws), http }
+    }
+
+    pub fn aws(&self) -> &AwsSettings {
+        self.lambda.aws()
     }
 }
 

@@ -72,6 +72,8 @@ label! {
         Malformed => "malformed",
         NotWebSocket => "not_websocket",
         UnknownStage => "unknown_stage",
+        Origin => "origin",
+        Unauthorized => "unauthorized",
         ByBackend => "by_backend",
         BackendFailed => "backend_failed",
         NotReady => "not_ready",

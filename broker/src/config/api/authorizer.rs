@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use hyper::Uri;
+use posthorn_core::auth::identity_source::{IdentitySource, IdentitySourceError};
 use serde::Deserialize;
 use serde_saphyr::Spanned;
 
@@ -16,6 +17,8 @@ use crate::config::source::Fault;
 pub struct AuthorizerSettings {
     pub target: AuthorizerTarget,
     pub timeout: Duration,
+    /// What a client must send to be asked about at all; without it, the answer is 401.
+    pub identity_sources: Vec<IdentitySource>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +33,8 @@ pub enum AuthorizerTarget {
 pub(super) struct WrittenAuthorizer {
     authorizer_type: AuthorizerType,
     authorizer_uri: Spanned<String>,
+    #[serde(default)]
+    identity_source: Vec<Spanned<String>>,
     timeout_in_millis: Option<Spanned<u64>>,
 }
 
@@ -55,6 +60,12 @@ impl WrittenAuthorizer {
             None => AuthorizerTarget::Http(http_uri(&uri).map_err(fault)?),
         };
         let timeout = timeout(place, self.timeout_in_millis.as_ref())?;
-        Ok(AuthorizerSettings { target, timeout })
+        let source = |written: &Spanned<String>| {
+            let key = format!("{place}.identity_source");
+            let parsed = written.value.parse();
+            parsed.map_err(|error: IdentitySourceError| Fault::at(key, written, error.to_string()))
+        };
+        let identity_sources = self.identity_source.iter().map(source).collect::<Result<_, _>>()?;
+        Ok(AuthorizerSettings { target, timeout, identity_sources })
     }
 }

@@ -7,6 +7,7 @@ mod variables;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use posthorn_core::auth::origin::{NotAnOriginRule, OriginRules};
 use posthorn_core::route::expression::{Expression, Purpose};
 use posthorn_core::route::table::RouteKey;
 use serde::Deserialize;
@@ -44,6 +45,7 @@ pub struct StageSettings {
     pub integrations: BTreeMap<Arc<str>, IntegrationSettings>,
     /// Who says whether a client may connect, if somebody does.
     pub authorizer: Option<AuthorizerSettings>,
+    pub allowed_origins: Option<OriginRules>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -83,6 +85,9 @@ enum AuthorizationType {
 struct WrittenStage {
     #[serde(default)]
     stage_variables: BTreeMap<String, String>,
+    /// From which web pages browsers may connect; from all where it is missing. Clients that send
+    /// no `Origin` are no browsers.
+    allowed_origins: Option<Vec<Spanned<String>>>,
 }
 
 impl Api {
@@ -139,7 +144,20 @@ impl WrittenStage {
             variables: variables.clone(),
             integrations,
             authorizer: api.authorizer_of_connect(variables)?,
+            allowed_origins: self.origin_rules(&place)?,
         })
+    }
+}
+
+impl WrittenStage {
+    fn origin_rules(&self, place: &str) -> Result<Option<OriginRules>, Fault> {
+        let Some(written) = &self.allowed_origins else { return Ok(None) };
+        let rule = |written: &Spanned<String>| {
+            let key = format!("{place}.allowed_origins");
+            let parsed = written.value.parse();
+            parsed.map_err(|error: NotAnOriginRule| Fault::at(key, written, error.to_string()))
+        };
+        Ok(Some(OriginRules(written.iter().map(rule).collect::<Result<_, _>>()?)))
     }
 }
 

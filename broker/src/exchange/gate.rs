@@ -1,0 +1,157 @@
+//! Who may open a connection: decided before anybody else is told of it.
+
+use std::borrow::Cow;
+use std::time::Instant;
+
+use posthorn_core::auth::arn::{ApiArn, INVOKE};
+use posthorn_core::auth::authorizer::AuthorizerAnswer;
+use posthorn_core::auth::identity_source::{IdentityFields, first_absent};
+use posthorn_core::auth::policy::{Circumstances, Decision};
+use posthorn_core::event::connection_info::{Authorized, ConnectionInfo};
+use posthorn_core::event::context::Request;
+use posthorn_core::event::fields::Fields;
+use posthorn_core::event::handshake::Handshake;
+use posthorn_core::event::ids::RequestId;
+use posthorn_core::event::proxy::AuthorizerEvent;
+use tracing::info;
+
+use crate::exchange::inbound::{HandshakeParts, request, trace_id};
+use crate::exchange::stage::Stage;
+use crate::integration::{Authorizer, AuthorizerError};
+use crate::telemetry::Refused;
+
+/// A client that may go on.
+#[derive(Debug, Default)]
+pub struct Entry {
+    pub authorized: Option<Authorized>,
+    /// How long the authorizer took, if there is one.
+    pub authorizer_latency_ms: Option<u64>,
+}
+
+/// A client that is turned away.
+#[derive(Debug)]
+pub struct TurnedAway {
+    pub status: u16,
+    pub message: &'static str,
+    pub request: RequestId,
+    pub label: Refused,
+}
+
+/// Asks everybody who has a say.
+pub(super) async fn judge(
+    stage: &Stage,
+    info: &ConnectionInfo,
+    parts: &HandshakeParts,
+) -> Result<Entry, TurnedAway> {
+    let request = request();
+    let refuse =
+        |status, message, label| TurnedAway { status, message, request: request.id, label };
+    if let Some(rules) = &stage.allowed_origins {
+        let origin = parts.header("origin");
+        if origin.is_some_and(|origin| rules.check(origin).is_err()) {
+            return Err(refuse(403, "Forbidden", Refused::Origin));
+        }
+    }
+    let Some(authorizer) = &stage.authorizer else { return Ok(Entry::default()) };
+    let headers = parts.headers();
+    let trace_id = trace_id();
+    let handshake = parts.handshake(&headers, &trace_id);
+    let (answer, latency_ms) = ask(authorizer, stage, info, request, handshake)
+        .await
+        .map_err(|(status, message)| refuse(status, message, Refused::Unauthorized))?;
+    let circumstances = Circumstances {
+        source_ip: info.source_ip,
+        is_secure: parts.is_secure,
+        now_ms: request.at_ms,
+        user_agent: info.user_agent.as_deref(),
+        referer: parts.header("referer"),
+    };
+    let decision = answer.policy.evaluate(INVOKE, &method_arn(stage), &circumstances);
+    match decision {
+        Decision::Allowed => Ok(Entry {
+            authorized: Some(answer.authorized),
+            authorizer_latency_ms: Some(latency_ms),
+        }),
+        Decision::ExplicitlyDenied | Decision::ImplicitlyDenied => {
+            let message = decision.refusal().unwrap_or("Forbidden");
+            Err(refuse(403, message, Refused::Unauthorized))
+        }
+    }
+}
+
+async fn ask(
+    authorizer: &Authorizer,
+    stage: &Stage,
+    info: &ConnectionInfo,
+    request: Request,
+    handshake: Handshake<'_>,
+) -> Result<(AuthorizerAnswer, u64), (u16, &'static str)> {
+    let method_arn = method_arn(stage);
+    let event = AuthorizerEvent {
+        info,
+        request,
+        method_arn: &method_arn,
+        handshake,
+        stage_variables: &stage.variables,
+    };
+    let fields = Sent { event: &event, query: handshake.query_fields() };
+    if first_absent(&authorizer.identity_sources, &fields).is_some() {
+        return Err((401, "Unauthorized"));
+    }
+    let started = Instant::now();
+    match authorizer.ask(&event).await {
+        Ok(answer) => Ok((answer, started.elapsed().as_millis() as u64)),
+        Err(AuthorizerError::Unauthorized) => Err((401, "Unauthorized")),
+        // Who cannot be asked about is not let in.
+        Err(AuthorizerError::Failed(error)) => {
+            info!(api = %info.api_id, %error, "an authorizer failed");
+            Err((500, "Internal server error"))
+        }
+    }
+}
+
+fn method_arn(stage: &Stage) -> String {
+    let arn = ApiArn { region: &stage.region, account: &stage.account_id, api: &stage.api_id };
+    arn.route(&stage.name, "$connect")
+}
+
+/// What a client sent, as identity sources look for it.
+struct Sent<'a> {
+    event: &'a AuthorizerEvent<'a>,
+    query: Fields<'a>,
+}
+
+impl IdentityFields for Sent<'_> {
+    fn header(&self, name: &str) -> Option<Cow<'_, str>> {
+        let mut headers = self.event.handshake.headers.iter().rev();
+        let found = headers.find(|(other, _)| other.eq_ignore_ascii_case(name));
+        found.map(|(_, value)| Cow::Borrowed(*value))
+    }
+
+    fn query(&self, name: &str) -> Option<Cow<'_, str>> {
+        let pairs = self.query.pairs().filter(|(other, _)| *other == name);
+        pairs.last().map(|(_, value)| Cow::Borrowed(value))
+    }
+
+    fn context(&self, name: &str) -> Option<Cow<'_, str>> {
+        let AuthorizerEvent { info, request, .. } = self.event;
+        let value = match name {
+            "apiId" => info.api_id.to_string(),
+            "connectedAt" => info.connected_at_ms.to_string(),
+            "connectionId" => info.connection.to_string(),
+            "domainName" => info.domain_name.to_string(),
+            "extendedRequestId" | "requestId" => request.id.to_string(),
+            "identity.sourceIp" => info.source_ip.to_string(),
+            "identity.userAgent" => info.user_agent.as_deref()?.to_owned(),
+            "requestTimeEpoch" => request.at_ms.to_string(),
+            "routeKey" => "$connect".to_owned(),
+            "stage" => info.stage.to_string(),
+            _ => return None,
+        };
+        Some(value.into())
+    }
+
+    fn stage_variable(&self, name: &str) -> Option<Cow<'_, str>> {
+        self.event.stage_variables.get(name).map(|value| value.as_str().into())
+    }
+}
