@@ -75,6 +75,9 @@ impl AuthorizerAnswer {
     }
 }
 
+/// Names and values.
+type Context = Vec<(Box<str>, Box<str>)>;
+
 #[derive(Default)]
 struct Members<'a> {
     principal_id: Option<Value<'a>>,
@@ -102,11 +105,11 @@ impl<'a> Members<'a> {
 }
 
 /// In the authorizer's order. Of several members with one name the last counts.
-fn parse_context(context: Value<'_>) -> Result<Vec<(Box<str>, Box<str>)>, AuthorizerAnswerError> {
+fn parse_context(context: Value<'_>) -> Result<Context, AuthorizerAnswerError> {
     if context.kind() != Kind::Object {
         return Err(AuthorizerAnswerError::Context);
     }
-    let mut members: Vec<(Box<str>, Box<str>)> = Vec::new();
+    let mut members = Context::new();
     for (name, value) in context.members() {
         let name: Box<str> = name.decode().into();
         let text: Box<str> = match value.kind() {

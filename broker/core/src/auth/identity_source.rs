@@ -61,7 +61,8 @@ impl FromStr for IdentitySource {
     type Err = IdentitySourceError;
 
     fn from_str(text: &str) -> Result<IdentitySource, IdentitySourceError> {
-        let makers: [(&str, fn(Box<str>) -> IdentitySource); 4] = [
+        type Make = fn(Box<str>) -> IdentitySource;
+        let makers: [(&str, Make); 4] = [
             ("route.request.header.", IdentitySource::Header),
             ("route.request.querystring.", IdentitySource::Query),
             ("context.", IdentitySource::Context),

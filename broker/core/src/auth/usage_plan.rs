@@ -28,7 +28,7 @@ pub struct Key {
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Plan {
-    pub id: Arc<str>,
+    pub id: Name,
     /// IDs of keys.
     pub keys: BTreeSet<Name>,
     pub stages: BTreeMap<Stage, StageLimits>,

@@ -8,8 +8,6 @@
 
 mod claims;
 mod keys;
-#[cfg(test)]
-mod tests;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -107,3 +105,6 @@ impl Algorithm {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -56,6 +56,18 @@ fn a_key_signs_only_with_its_own_algorithms() {
 }
 
 #[test]
+fn a_key_that_names_its_algorithm_signs_with_no_other() {
+    let mut set: Value = serde_json::from_str(KEYS).unwrap();
+    set["keys"][0]["alg"] = json!("RS384");
+    let keys = KeySet::parse(set.to_string().as_bytes()).unwrap();
+    for (name, token) in tokens().take(6) {
+        let outcome = verify(token, &keys).map(|_| ());
+        let is_own = name == "RS384";
+        assert_eq!(outcome, if is_own { Ok(()) } else { Err(TokenError::KeyMismatch) }, "{name}");
+    }
+}
+
+#[test]
 fn a_short_rsa_key_signs_nothing() {
     let keys = KeySet::parse(include_bytes!("testdata/short_key.json")).unwrap();
     let token = include_str!("testdata/short_key_token.txt").trim();

@@ -9,8 +9,8 @@
 mod condition;
 mod read;
 
-pub use condition::Circumstances;
 use condition::Condition;
+pub use condition::{Circumstances, ConditionError};
 pub use read::PolicyError;
 
 use crate::auth::pattern::Pattern;

@@ -14,8 +14,6 @@ mod canonical;
 mod error;
 mod present;
 mod sign;
-#[cfg(test)]
-mod tests;
 mod verify;
 
 use std::fmt;
@@ -78,3 +76,6 @@ impl fmt::Debug for Credentials<'_> {
         f.debug_struct("Credentials").field("access_key_id", id).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -139,6 +139,30 @@ fn calls_of_lambda_are_signed_as_by_the_sdk() {
     assert_eq!(signature_of(&added), expected);
 }
 
+/// Requests of all kinds, made up at random and signed by botocore 1.44.8.
+#[test]
+fn odd_requests_are_signed_as_by_the_sdk() {
+    let scope = Scope { region: "eu-central-1", service: "execute-api" };
+    for line in include_str!("testdata/botocore.jsonl").lines() {
+        let case: serde_json::Value = serde_json::from_str(line).unwrap();
+        let text = |name: &str| case[name].as_str().unwrap();
+        let headers =
+            case["headers"].as_array().unwrap().iter().map(|header| {
+                (header[0].as_str().unwrap(), header[1].as_str().unwrap().as_bytes())
+            });
+        let request = Request {
+            method: text("method"),
+            path: text("path"),
+            query: text("query"),
+            headers: &headers.collect::<Vec<_>>(),
+            body: &bytes(text("body")),
+        };
+        let credentials = Credentials { session_token: case["token"].as_str(), ..KEY };
+        let added = sign(&request, &credentials, &scope, ms(SDK_TIME));
+        assert_eq!(signature_of(&added), text("signature"), "{line}");
+    }
+}
+
 #[test]
 fn posts_of_the_sdk_are_verified_however_their_path_is_encoded() {
     let verify_post = |path: &str, signature: &str| {
@@ -461,6 +485,12 @@ fn pairs(query: &str) -> Vec<(Vec<u8>, Vec<u8>)> {
     let mut pairs: Vec<_> = canonical::pairs_of(query).collect();
     pairs.sort();
     pairs
+}
+
+/// Of hexadecimal digits.
+fn bytes(text: &str) -> Vec<u8> {
+    let starts = (0..text.len()).step_by(2);
+    starts.map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
 }
 
 fn ms(time: &str) -> u64 {
