@@ -14,4 +14,5 @@ pub mod placement;
 pub mod recent;
 pub mod roster;
 pub mod route;
+pub mod template;
 pub mod tenure;
