@@ -8,6 +8,7 @@ pub mod directory;
 pub mod event;
 pub mod ids;
 pub mod liveness;
+pub mod mapping;
 pub mod message;
 pub mod outbox;
 pub mod placement;
