@@ -47,7 +47,7 @@ impl Authorizer {
             match &self.target {
                 AuthorizerTarget::Lambda(function) => {
                     let invoked = self.clients.lambda.invoke(function, event.to_json()).await;
-                    match invoked.map_err(failed)? {
+                    match invoked.map_err(|error| failed(&error))? {
                         Invoked::Returned(answer) => Ok(answer),
                         Invoked::Threw(error) => Err(thrown(&error)),
                     }
@@ -58,7 +58,7 @@ impl Authorizer {
                         .header("user-agent", USER_AGENT)
                         .body(Full::new(Bytes::from(event.to_json())))
                         .map_err(|error| AuthorizerError::Failed(error.to_string()))?;
-                    let answer = self.clients.http.send(request).await.map_err(failed)?;
+                    let answer = self.clients.http.send(request).await.map_err(|error| failed(&error))?;
                     match answer.status {
                         200 => Ok(answer.body),
                         401 => Err(AuthorizerError::Unauthorized),
@@ -74,7 +74,7 @@ impl Authorizer {
     }
 }
 
-fn failed(error: CallError) -> AuthorizerError {
+fn failed(error: &CallError) -> AuthorizerError {
     AuthorizerError::Failed(error.to_string())
 }
 

@@ -60,11 +60,29 @@ impl<'a> Fields<'a> {
         self.fields.iter().flat_map(|(name, values)| values.iter().map(|value| (&**name, &**value)))
     }
 
-    /// All values of a name. Names are the same in any case.
+    /// Each name with all its values, of which there is one at least.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &[Cow<'a, str>])> {
+        self.fields.iter().map(|(name, values)| (&**name, &**values))
+    }
+
+    /// The values of a name, none if it is not there.
     pub fn all(&self, name: &str) -> &[Cow<'a, str>] {
-        let mut fields = self.fields.iter();
-        let field = fields.find(|(other, _)| other.eq_ignore_ascii_case(name));
+        let field = self.fields.iter().find(|(other, _)| other == name);
         field.map_or(&[], |(_, values)| values)
+    }
+
+    /// The same of a header: case does not count.
+    pub fn all_ignoring_case(&self, name: &str) -> &[Cow<'a, str>] {
+        let field = self.fields.iter().find(|(other, _)| other.eq_ignore_ascii_case(name));
+        field.map_or(&[], |(_, values)| values)
+    }
+
+    pub fn last(&self, name: &str) -> Option<&str> {
+        self.all(name).last().map(|value| &**value)
+    }
+
+    pub fn last_ignoring_case(&self, name: &str) -> Option<&str> {
+        self.all_ignoring_case(name).last().map(|value| &**value)
     }
 }
 
@@ -88,7 +106,8 @@ impl Serialize for AllValues<'_> {
     }
 }
 
-fn decode(text: &str) -> Cow<'_, str> {
+/// A `+` is a space, and `%` with two hexadecimal digits a byte.
+pub(crate) fn decode(text: &str) -> Cow<'_, str> {
     if !text.contains(['%', '+']) {
         return Cow::Borrowed(text);
     }

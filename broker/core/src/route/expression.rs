@@ -110,12 +110,21 @@ impl Expression {
         &'a self,
         resolver: &'a impl Resolver,
     ) -> Result<Cow<'a, str>, EvaluateError> {
+        self.evaluate_within(RESULT_BYTES_MAX, resolver)
+    }
+
+    /// The same for what is compared with more than keys.
+    pub fn evaluate_within<'a>(
+        &'a self,
+        bytes_max: usize,
+        resolver: &'a impl Resolver,
+    ) -> Result<Cow<'a, str>, EvaluateError> {
         let text = match &*self.parts {
             [Part::Literal(text)] => Cow::Borrowed(&**text),
             [Part::Variable(variable)] => resolver.resolve(variable)?.unwrap_or_default(),
-            parts => Cow::Owned(concatenate(parts, resolver)?),
+            parts => Cow::Owned(concatenate(parts, bytes_max, resolver)?),
         };
-        if text.len() > RESULT_BYTES_MAX { Err(EvaluateError::TooLong) } else { Ok(text) }
+        if text.len() > bytes_max { Err(EvaluateError::TooLong) } else { Ok(text) }
     }
 }
 
@@ -148,7 +157,11 @@ pub fn path_text<'a>(
     }
 }
 
-fn concatenate(parts: &[Part], resolver: &impl Resolver) -> Result<String, EvaluateError> {
+fn concatenate(
+    parts: &[Part],
+    bytes_max: usize,
+    resolver: &impl Resolver,
+) -> Result<String, EvaluateError> {
     let mut text = String::new();
     for part in parts {
         match part {
@@ -157,7 +170,7 @@ fn concatenate(parts: &[Part], resolver: &impl Resolver) -> Result<String, Evalu
                 text.push_str(&resolver.resolve(variable)?.unwrap_or_default());
             }
         }
-        if text.len() > RESULT_BYTES_MAX {
+        if text.len() > bytes_max {
             return Err(EvaluateError::TooLong);
         }
     }
