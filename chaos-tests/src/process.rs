@@ -12,10 +12,12 @@ use tokio::process::{Child, ChildStdin, Command};
 
 use crate::within;
 
-/// The binary under test, beside the test's own.
+/// The binary under test: beside our own, or above it where ours is a test.
 pub fn binary() -> PathBuf {
-    let test = std::env::current_exe().expect("a test knows its own file");
-    let folder = test.ancestors().nth(2).expect("a test lies in target/PROFILE/deps");
+    let own = std::env::current_exe().expect("a process knows its own file");
+    let folder = own.parent().expect("a file lies in a folder");
+    // Tests lie in target/PROFILE/deps.
+    let folder = if folder.ends_with("deps") { folder.parent().unwrap_or(folder) } else { folder };
     let binary = folder.join("posthorn");
     assert!(binary.exists(), "{} is missing: run cargo build first", binary.display());
     binary
