@@ -58,7 +58,8 @@ impl Authorizer {
                         .header("user-agent", USER_AGENT)
                         .body(Full::new(Bytes::from(event.to_json())))
                         .map_err(|error| AuthorizerError::Failed(error.to_string()))?;
-                    let answer = self.clients.http.send(request).await.map_err(|error| failed(&error))?;
+                    let answer =
+                        self.clients.http.send(request).await.map_err(|error| failed(&error))?;
                     match answer.status {
                         200 => Ok(answer.body),
                         401 => Err(AuthorizerError::Unauthorized),
