@@ -129,6 +129,10 @@ async fn what_a_function_makes_of_connect_is_the_handshakes_status() {
         let is_connect = event["requestContext"]["eventType"] == "CONNECT";
         match event["queryStringParameters"]["case"].as_str().filter(|_| is_connect) {
             Some("forbidden") => Ok(json!({ "statusCode": 403, "body": "no" })),
+            Some("splitting") => Ok(json!({
+                "statusCode": 403,
+                "headers": { "X-Good": "yes", "X-Bad": "a\r\nX-Made-Up: b", "X Bad": "c" },
+            })),
             Some("throws") => Err("boom".to_owned()),
             Some("nonsense") => Ok(json!({ "status": 200 })),
             _ => Ok(json!({ "statusCode": 200 })),
@@ -139,6 +143,11 @@ async fn what_a_function_makes_of_connect_is_the_handshakes_status() {
     for (case, status) in [("forbidden", 403), ("throws", 502), ("nonsense", 500)] {
         assert_eq!(status_of(&format!("{}?case={case}", cluster.url(0))).await, status, "{case}");
     }
+    let refused = Client::connect(&format!("{}?case=splitting", cluster.url(0))).await;
+    let Some(tungstenite::Error::Http(response)) = refused.err() else { panic!("not refused") };
+    assert_eq!(response.headers()["x-good"], "yes");
+    assert!(!response.headers().contains_key("x-made-up"), "{response:?}");
+    assert!(!response.headers().contains_key("x-bad"), "{response:?}");
     cluster.client(0).await;
 }
 

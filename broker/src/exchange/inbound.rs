@@ -6,6 +6,7 @@ use std::future::Future;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use hyper::header::{HeaderName, HeaderValue};
 use posthorn_core::connection::{CloseCause, Verdict};
 use posthorn_core::event::connection_info::ConnectionInfo;
 use posthorn_core::event::context::{Origin, Request};
@@ -257,7 +258,7 @@ fn judge(answer: Answer, offered: &[String]) -> ConnectAnswer {
         return ConnectAnswer {
             verdict: Verdict::Refused { status },
             subprotocol: None,
-            headers: headers.into_iter().filter(|(name, _)| is_passed_on(name)).collect(),
+            headers: headers.into_iter().filter(is_passed_on).collect(),
             body: body.map_or(Bytes::new(), |body| body.payload),
             label: Refused::ByBackend,
         };
@@ -272,12 +273,16 @@ fn judge(answer: Answer, offered: &[String]) -> ConnectAnswer {
     }
 }
 
-/// Headers that belong to one hop, or that we say ourselves.
-fn is_passed_on(name: &str) -> bool {
+/// Not so headers that belong to one hop, that we say ourselves, or that a function made up and that
+/// would break the response apart.
+fn is_passed_on((name, value): &(String, String)) -> bool {
+    let is_header = HeaderName::from_bytes(name.as_bytes()).is_ok()
+        && HeaderValue::from_bytes(value.as_bytes()).is_ok();
     let ours =
         ["connection", "content-length", "keep-alive", "transfer-encoding", "upgrade", "date"];
-    let is_websockets = name.len() >= 14 && name[..14].eq_ignore_ascii_case("sec-websocket-");
-    !is_websockets && !ours.iter().any(|other| other.eq_ignore_ascii_case(name))
+    let is_websockets =
+        name.get(..14).is_some_and(|begin| begin.eq_ignore_ascii_case("sec-websocket-"));
+    is_header && !is_websockets && !ours.iter().any(|other| other.eq_ignore_ascii_case(name))
 }
 
 fn reply(mailbox: &Mailbox, route: &Route, answer: Answer) {
