@@ -9,6 +9,7 @@ pub mod cluster;
 pub mod grpc;
 pub mod lambda;
 pub mod process;
+pub mod tools;
 
 use std::future::Future;
 use std::time::Duration;
