@@ -5,6 +5,7 @@
 pub mod clock;
 pub mod config;
 pub mod telemetry;
+pub mod tls;
 
 pub mod fabric;
 pub mod integration;
@@ -15,6 +16,8 @@ pub mod exchange;
 
 pub mod api;
 pub mod edge;
+
+mod reload;
 
 pub mod node;
 

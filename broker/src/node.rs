@@ -14,13 +14,16 @@ use tracing::{info, warn};
 
 use crate::api::{self, admin};
 use crate::config::Config;
+use crate::config::tls::TlsSettings;
 use crate::consensus::{Consensus, Fence, StartError, Started};
 use crate::edge::{self, Edge};
 use crate::exchange::Gateway;
 use crate::exchange::stage::Stages;
 use crate::fabric::{Fabric, FabricError, FabricSettings, TlsFiles};
 use crate::integration::Clients;
+use crate::reload::{ListenerTls, Watched};
 use crate::telemetry::{Exporter, Metrics, Registry};
+use crate::tls::{ServerTls, TlsError};
 
 /// Beside what each connection may take to close.
 const CLOSE_GRACE: Duration = Duration::from_secs(2);
@@ -39,6 +42,9 @@ pub struct Node {
     fabric: Fabric,
     gateway: Arc<Gateway>,
     started: Started,
+    edge_tls: Option<Arc<ServerTls>>,
+    /// What is made anew when its files change.
+    watched_certificates: Vec<Watched>,
 }
 
 /// Where a node listens, ports that the system picked included.
@@ -69,6 +75,8 @@ pub enum NodeError {
     Raft(String),
     #[error("metrics: {0}")]
     Metrics(String),
+    #[error("{key}: {error}")]
+    Tls { key: &'static str, error: TlsError },
 }
 
 impl Node {
@@ -76,8 +84,14 @@ impl Node {
         let exporter =
             Exporter::install().map_err(|error| NodeError::Metrics(error.to_string()))?;
         let metrics = Arc::new(Metrics::new(&mut Registry::default()));
+        let mut watched_certificates = Vec::new();
+        let edge_tls = config.edge.tls.as_ref();
+        let edge_tls = edge_tls
+            .map(|tls| listener_tls("edge.tls", tls, edge::PROTOCOLS, &mut watched_certificates))
+            .transpose()?;
         let listeners = Listeners::open(&config)?;
         let fabric = Fabric::bind(fabric_settings(&config)).map_err(NodeError::Fabric)?;
+        watched_certificates.push(Watched::new(Arc::new(fabric.clone())));
         let started = Consensus::start(
             config.node.id,
             &config.node.data_dir,
@@ -100,16 +114,38 @@ impl Node {
         let consensus = started.consensus.clone();
         let gateway = Gateway::new(consensus, fabric.clone(), stages, outbox_limits, metrics);
         let listening = listeners.listening(fabric.local_address())?;
-        Ok(Node { config, listening, listeners, exporter, fabric, gateway, started })
+        Ok(Node {
+            config,
+            listening,
+            listeners,
+            exporter,
+            fabric,
+            gateway,
+            started,
+            edge_tls,
+            watched_certificates,
+        })
+    }
+
+    /// Whether a node could start with these settings, as far as that shows without starting it.
+    pub fn check(config: &Config) -> Result<(), NodeError> {
+        let tls = config.edge.tls.as_ref();
+        tls.map(|tls| listener_tls("edge.tls", tls, edge::PROTOCOLS, &mut Vec::new()))
+            .transpose()
+            .map(|_| ())
     }
 
     pub fn listening(&self) -> Listening {
         self.listening
     }
 
-    /// Serves until `stop` is cancelled, then ends in order.
-    pub async fn run(self, stop: CancellationToken) -> Result<(), NodeError> {
-        let Node { config, listeners, exporter, fabric, gateway, started, listening } = self;
+    /// Serves until `stop` is cancelled, then ends in order. `hangups` changes with each SIGHUP.
+    pub async fn run(
+        self,
+        stop: CancellationToken,
+        hangups: watch::Receiver<()>,
+    ) -> Result<(), NodeError> {
+        let Node { config, listeners, exporter, fabric, gateway, started, listening, .. } = self;
         info!(node = %config.node.id, ?listening, "started");
         let Listeners { edge: edge_listener, api: api_listener, admin: admin_listener } = listeners;
         let (background, clients, doors) =
@@ -123,7 +159,11 @@ impl Node {
         spawn(&background, &all, answer_fences(fences, gateway.clone()));
         spawn(&background, &all, gateway.clone().settle_debts());
         spawn(&background, &all, exporter.clone().run_upkeep());
-        let edge = Edge::new(&config.edge, gateway.clone());
+        for watched in self.watched_certificates {
+            let outcomes = gateway.metrics().reloads.certificates.clone();
+            spawn(&background, &all, watched.keep_fresh(hangups.clone(), outcomes));
+        }
+        let edge = Edge::new(&config.edge, self.edge_tls, gateway.clone());
         doors.spawn(edge.serve(edge_listener, clients.clone(), accepting.clone()));
         let served =
             api::serve(api_listener, config.api.clone(), gateway.clone(), cancelled(&serving));
@@ -246,6 +286,19 @@ async fn store_failure(failure: &mut watch::Receiver<Option<Arc<str>>>) -> Arc<s
             std::future::pending::<()>().await;
         }
     }
+}
+
+/// The TLS of a listener, from now on read anew when its files change.
+fn listener_tls(
+    section: &'static str,
+    settings: &TlsSettings,
+    protocols: &'static [&'static str],
+    watched: &mut Vec<Watched>,
+) -> Result<Arc<ServerTls>, NodeError> {
+    let tls = ServerTls::load(settings, protocols)
+        .map_err(|error| NodeError::Tls { key: section, error })?;
+    watched.push(Watched::new(Arc::new(ListenerTls { section, tls: tls.clone() })));
+    Ok(tls)
 }
 
 fn fabric_settings(config: &Config) -> FabricSettings {

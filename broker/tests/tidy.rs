@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 /// stand before it.
 const FLOORS: &[&[&str]] = &[
     &["clock"],
-    &["config", "telemetry"],
+    &["config", "telemetry", "tls"],
     &["fabric", "integration"],
     &["consensus"],
     &["exchange"],
     &["api", "edge"],
-    &["node"],
+    &["reload", "node"],
     &["cli"],
 ];
 

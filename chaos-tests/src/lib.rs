@@ -8,6 +8,7 @@ pub mod client;
 pub mod cluster;
 pub mod grpc;
 pub mod lambda;
+pub mod papers;
 pub mod process;
 pub mod tools;
 

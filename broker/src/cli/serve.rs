@@ -4,6 +4,7 @@ use std::path::Path;
 
 use tokio::io::AsyncReadExt as _;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -13,8 +14,11 @@ use crate::node::{Node, NodeError};
 use crate::telemetry::start_log;
 
 pub(super) fn check(path: &Path) -> Exit {
-    match Config::load(path) {
-        Ok(_) => {
+    let checked = Config::load(path).map_err(|error| error.to_string()).and_then(|config| {
+        Node::check(&config).map_err(|error| format!("{}: {error}", path.display()))
+    });
+    match checked {
+        Ok(()) => {
             println!("{}: good", path.display());
             Exit::Success
         }
@@ -43,7 +47,7 @@ pub(super) async fn serve(path: &Path, end_with_stdin: bool) -> Exit {
             eprintln!("posthorn: {error}");
             match error {
                 NodeError::Listen { .. } => Exit::Unavailable,
-                NodeError::Fabric(_) => Exit::Usage,
+                NodeError::Fabric(_) | NodeError::Tls { .. } => Exit::Usage,
                 NodeError::Store(_) => Exit::Store,
                 NodeError::Raft(_) | NodeError::Metrics(_) => Exit::Failed,
             }
@@ -52,6 +56,7 @@ pub(super) async fn serve(path: &Path, end_with_stdin: bool) -> Exit {
 }
 
 async fn run(config: Config, end_with_stdin: bool) -> Result<(), NodeError> {
+    let hangups = watch_hangups();
     let node = Node::start(config).await?;
     let listening = node.listening();
     println!(
@@ -60,7 +65,21 @@ async fn run(config: Config, end_with_stdin: bool) -> Result<(), NodeError> {
     );
     let stop = CancellationToken::new();
     tokio::spawn(watch_signals(stop.clone(), end_with_stdin));
-    node.run(stop).await
+    node.run(stop, hangups).await
+}
+
+/// SIGHUP asks for files to be read anew.
+fn watch_hangups() -> watch::Receiver<()> {
+    let (hangup, hangups) = watch::channel(());
+    match signal(SignalKind::hangup()) {
+        Ok(mut signals) => drop(tokio::spawn(async move {
+            while signals.recv().await.is_some() {
+                hangup.send_replace(());
+            }
+        })),
+        Err(error) => warn!(%error, "cannot listen for SIGHUP"),
+    }
+    hangups
 }
 
 /// The first signal asks for an orderly end, the second for one at once.

@@ -11,6 +11,7 @@ pub mod api;
 pub mod aws;
 pub mod node;
 mod source;
+pub mod tls;
 pub mod values;
 
 use std::collections::BTreeMap;
@@ -90,7 +91,8 @@ impl Config {
             let more: WrittenApiFile = source::read(&file)?;
             apis.extend(source::believe(&file, &more.apis, Api::believe)?);
         }
-        let Written { node, cluster, fabric, edge, api, admin, log, aws, .. } = written;
+        let Written { node, cluster, fabric, mut edge, api, admin, log, aws, .. } = written;
+        edge.tls = edge.tls.map(|tls| tls.found_from(folder));
         let aws = aws
             .believe(folder, &environment)
             .map_err(|(key, rule)| ConfigError::rule(path, key, rule))?;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, Unexpected};
 
+use crate::config::tls::TlsSettings;
 use crate::config::values::{Limit, Millis, Seconds};
 use posthorn_core::ids::{ClusterName, NodeId};
 
@@ -85,6 +86,8 @@ pub struct FabricSettings {
 #[serde(deny_unknown_fields, default)]
 pub struct EdgeSettings {
     pub listen: SocketAddr,
+    /// Clients come over TLS (`wss`). Where it is missing, in plain text.
+    pub tls: Option<TlsSettings>,
     /// From the TCP connection to the last byte of the request. What the backend takes to answer
     /// `$connect` does not count.
     pub handshake_timeout_ms: Millis,
@@ -161,6 +164,7 @@ impl Default for EdgeSettings {
     fn default() -> EdgeSettings {
         EdgeSettings {
             listen: SocketAddr::from(([0, 0, 0, 0], 8080)),
+            tls: None,
             handshake_timeout_ms: Millis::new(10_000),
             header_bytes_max: 16 * 1024,
             url_bytes_max: 4096,

@@ -88,6 +88,10 @@ impl Leadership {
         if metrics.current_leader != Some(metrics.id) {
             return None;
         }
+        // Who votes alone is a quorum, and has nobody whose word could be noted.
+        if metrics.membership_config.voter_ids().eq([metrics.id]) {
+            return Some(metrics.current_term);
+        }
         let acked_at = metrics.last_quorum_acked?.into_inner();
         (acked_at.elapsed() <= self.quorum_silence_max).then_some(metrics.current_term)
     }

@@ -1,6 +1,7 @@
 //! Where clients connect: listeners, handshakes, one task a connection.
 
 mod head;
+mod linger;
 mod opening;
 mod session;
 mod socket;
@@ -12,24 +13,33 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use posthorn_core::connection::Limits;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::Instant;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use crate::config::node::EdgeSettings;
 use crate::edge::head::HeadLimits;
 use crate::edge::socket::FrameLimits;
 use crate::exchange::Gateway;
 use crate::telemetry::Refused;
+use crate::tls::ServerTls;
 
 /// How long no connection is accepted after the process has run out of files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const BACKLOG: u32 = 4096;
+/// What is spoken above TLS (ALPN): a WebSocket begins as HTTP/1.1.
+pub(crate) const PROTOCOLS: &[&str] = &["http/1.1"];
 
 /// The settings of the edge, believed, and what its tasks share.
 pub(crate) struct Edge {
     gateway: Arc<Gateway>,
+    /// None is plain text.
+    tls: Option<Arc<ServerTls>>,
     limits: Arc<Limits>,
     head_limits: HeadLimits,
     frame_limits: FrameLimits,
@@ -46,13 +56,20 @@ pub(crate) struct Edge {
 struct Peer {
     address: SocketAddr,
     local: SocketAddr,
+    /// Over TLS.
+    is_secure: bool,
 }
 
 impl Edge {
-    pub(crate) fn new(settings: &EdgeSettings, gateway: Arc<Gateway>) -> Arc<Edge> {
+    pub(crate) fn new(
+        settings: &EdgeSettings,
+        tls: Option<Arc<ServerTls>>,
+        gateway: Arc<Gateway>,
+    ) -> Arc<Edge> {
         let bytes = |limit: Option<u64>| limit.and_then(|limit| usize::try_from(limit).ok());
         Arc::new(Edge {
             gateway,
+            tls,
             limits: Arc::new(Limits {
                 idle_max: settings.idle_timeout_s.0.map(|idle| idle.0),
                 ping_interval: settings.ping_interval_s.0.map(|interval| interval.0),
@@ -104,7 +121,9 @@ impl Edge {
         if self.connections_max.is_some_and(|max| sockets >= max) {
             self.sockets.fetch_sub(1, Ordering::Relaxed);
             self.gateway.metrics().edge.refused.at(Refused::TooMany).increment(1);
-            refuse_at_once(&stream);
+            if self.tls.is_none() {
+                refuse_at_once(&stream);
+            }
             return;
         }
         let Ok(local) = stream.local_addr() else {
@@ -113,18 +132,33 @@ impl Edge {
         };
         // Messages are small and are to leave at once.
         let _ = stream.set_nodelay(true);
+        let deadline = Instant::now() + self.handshake_timeout;
+        let peer = Peer { address, local, is_secure: self.tls.is_some() };
         let tracker = tasks.clone();
-        tasks.spawn(async move {
-            let session = opening::open(&self, stream, Peer { address, local }).await;
-            match session {
-                // A task of its own, so that what the handshake needed is not kept beside it.
-                Some(session) => drop(tracker.spawn(async move {
-                    session.run().await;
-                    self.sockets.fetch_sub(1, Ordering::Relaxed);
-                })),
-                None => drop(self.sockets.fetch_sub(1, Ordering::Relaxed)),
-            }
-        });
+        // Two tasks of two sizes: who comes in plain text does not pay for TLS.
+        match self.tls.as_ref().map(|tls| tls.acceptor()) {
+            None => tasks.spawn(self.open(stream, peer, deadline, tracker)),
+            Some(acceptor) => tasks.spawn(async move {
+                match shake_hands(&self, acceptor, stream, deadline).await {
+                    Some(stream) => self.open(stream, peer, deadline, tracker).await,
+                    None => drop(self.sockets.fetch_sub(1, Ordering::Relaxed)),
+                }
+            }),
+        };
+    }
+
+    async fn open<S>(self: Arc<Edge>, stream: S, peer: Peer, deadline: Instant, tasks: TaskTracker)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        match opening::open(&self, stream, peer, deadline).await {
+            // A task of its own, so that what the handshake needed is not kept beside it.
+            Some(session) => drop(tasks.spawn(async move {
+                session.run().await;
+                self.sockets.fetch_sub(1, Ordering::Relaxed);
+            })),
+            None => drop(self.sockets.fetch_sub(1, Ordering::Relaxed)),
+        }
     }
 
     /// How long a connection may live, shortened by chance.
@@ -133,6 +167,29 @@ impl Edge {
         let parts = u64::from(self.lifetime_jitter_percent) * 1000;
         let chance = getrandom::u64().unwrap_or_default() % (parts + 1);
         Some(lifetime - lifetime * chance as u32 / 100_000)
+    }
+}
+
+/// The handshake of TLS. None where it came to nothing: the client was told by an alert.
+async fn shake_hands(
+    edge: &Edge,
+    acceptor: TlsAcceptor,
+    stream: TcpStream,
+    deadline: Instant,
+) -> Option<TlsStream<TcpStream>> {
+    let refused = &edge.gateway.metrics().edge.refused;
+    match tokio::time::timeout_at(deadline, acceptor.accept(stream).into_fallible()).await {
+        Ok(Ok(stream)) => Some(stream),
+        Ok(Err((error, mut stream))) => {
+            debug!(%error, "a TLS handshake failed");
+            refused.at(Refused::Tls).increment(1);
+            linger::end(&mut stream).await;
+            None
+        }
+        Err(_) => {
+            refused.at(Refused::TimedOut).increment(1);
+            None
+        }
     }
 }
 

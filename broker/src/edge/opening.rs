@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use posthorn_core::connection::{Action, CloseCause, Connection};
@@ -13,6 +13,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 use crate::clock::epoch_ms;
 use crate::edge::head::{self, BadHead, Head};
+use crate::edge::linger;
 use crate::edge::session::Session;
 use crate::edge::socket::{FrameLimits, Socket};
 use crate::edge::{Edge, Peer};
@@ -25,6 +26,8 @@ use crate::telemetry::Refused;
 
 /// What a client may send before it was answered. More is left in the socket.
 const EARLY_BYTES_MAX: usize = 4096;
+/// How long a client may take to read a refusal.
+const REPLY_MAX: Duration = Duration::from_secs(5);
 
 /// Everything that can happen while a connection is being opened.
 enum Event {
@@ -53,12 +56,17 @@ struct Opening<S> {
 }
 
 /// Reads a request and answers it. Returns the open connection's task, if it came to that.
-pub(super) async fn open<S>(edge: &Edge, mut stream: S, peer: Peer) -> Option<Session<S>>
+pub(super) async fn open<S>(
+    edge: &Edge,
+    mut stream: S,
+    peer: Peer,
+    deadline: tokio::time::Instant,
+) -> Option<Session<S>>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let read = head::read(&mut stream, edge.head_limits);
-    let (head, early) = match tokio::time::timeout(edge.handshake_timeout, read).await {
+    let (head, early) = match tokio::time::timeout_at(deadline, read).await {
         Ok(Ok(read)) => read,
         Ok(Err(bad)) => {
             refuse_head(edge, &mut stream, bad).await;
@@ -154,12 +162,12 @@ fn parts(head: Head, peer: Peer) -> HandshakeParts {
         subprotocols: head.subprotocols,
         addresses: peer.address.ip().to_canonical().to_string(),
         port: peer.local.port().to_string(),
-        is_secure: false,
+        is_secure: peer.is_secure,
         authorizer_latency_ms: None,
     }
 }
 
-async fn refuse_head<S: AsyncWrite + Unpin>(edge: &Edge, stream: &mut S, bad: BadHead) {
+async fn refuse_head<S: AsyncRead + AsyncWrite + Unpin>(edge: &Edge, stream: &mut S, bad: BadHead) {
     let label = match bad {
         BadHead::Ended => Refused::ClientLeft,
         BadHead::Malformed(_) | BadHead::UrlTooLong | BadHead::HeadersTooLarge => {
@@ -175,11 +183,10 @@ async fn refuse_head<S: AsyncWrite + Unpin>(edge: &Edge, stream: &mut S, bad: Ba
 
 async fn refuse<S>(edge: &Edge, stream: &mut S, label: Refused, reply: Reply)
 where
-    S: AsyncWrite + Unpin,
+    S: AsyncRead + AsyncWrite + Unpin,
 {
     edge.gateway.metrics().edge.refused.at(label).increment(1);
-    // Who does not wait for the answer does not need it.
-    let _ = tokio::time::timeout(edge.handshake_timeout, reply.write(stream)).await;
+    reply.send(stream).await;
 }
 
 impl<S> Opening<S>
@@ -289,9 +296,7 @@ where
             }
         };
         self.gateway.metrics().edge.refused.at(label).increment(1);
-        // Who does not wait for the answer does not need it.
-        let wait = std::time::Duration::from_secs(5);
-        let _ = tokio::time::timeout(wait, reply.write(&mut self.stream)).await;
+        reply.send(&mut self.stream).await;
     }
 
     async fn upgrade(mut self, limits: FrameLimits) -> Session<S> {
@@ -309,6 +314,7 @@ where
         self.gateway.on_opened();
         // A failure shows when the session reads.
         let _ = self.stream.write_all(response.as_bytes()).await;
+        let _ = self.stream.flush().await;
         let socket = Socket::new(self.stream, self.early, limits);
         Session::new(self.machine, socket, self.mailbox, self.gateway)
     }
@@ -352,7 +358,15 @@ impl Reply {
         self
     }
 
-    async fn write<S: AsyncWrite + Unpin>(&self, stream: &mut S) -> std::io::Result<()> {
+    /// Who does not wait for it does not need it.
+    async fn send<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: &mut S) {
+        let bytes = self.bytes();
+        if let Ok(Ok(())) = tokio::time::timeout(REPLY_MAX, stream.write_all(&bytes)).await {
+            linger::end(stream).await;
+        }
+    }
+
+    fn bytes(&self) -> Vec<u8> {
         let Reply { status, headers, body } = self;
         let reason = hyper::StatusCode::from_u16(*status).ok();
         let reason = reason.and_then(|status| status.canonical_reason()).unwrap_or("");
@@ -363,7 +377,6 @@ impl Reply {
         head.push_str(&format!("Content-Length: {}\r\nConnection: close\r\n\r\n", body.len()));
         let mut response = head.into_bytes();
         response.extend_from_slice(body);
-        stream.write_all(&response).await?;
-        stream.shutdown().await
+        response
     }
 }

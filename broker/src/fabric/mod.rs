@@ -39,6 +39,7 @@ mod wire;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -160,6 +161,12 @@ impl Fabric {
     pub fn set_cluster_id(&self, id: ClusterId) {
         let before = self.common.cluster.send_replace(Some(id));
         debug_assert!(!are_apart(before, Some(id)), "a node does not change its cluster");
+    }
+
+    /// Every file that its papers are in.
+    pub fn paper_files(&self) -> [PathBuf; 3] {
+        let TlsFiles { ca_file, cert_file, key_file } = &self.common.settings.files;
+        [ca_file.clone(), cert_file.clone(), key_file.clone()]
     }
 
     /// Reads the papers again, for the connections to come; those that are up live on. What is

@@ -7,8 +7,7 @@
 //! * Who dials gets exactly the node that it addressed. Who accepts learns the node from the
 //!   certificate alone.
 
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use posthorn_core::ids::{ClusterName, NodeId, NotAClusterName};
@@ -16,7 +15,6 @@ use quinn::crypto::rustls::{NoInitialCipherSuite, QuicClientConfig, QuicServerCo
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{Resumption, verify_server_cert_signed_by_trust_anchor};
 use rustls::crypto::{CryptoProvider, ring, verify_tls13_signature};
-use rustls::pki_types::pem::{self, PemObject as _};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
@@ -28,12 +26,7 @@ use rustls::{
 
 use super::names::{holder, server_name};
 use super::stats::{Purpose, RefusalCause};
-
-/// A key or chain is a few KiB.
-const FILE_BYTES_MAX: u64 = 1024 * 1024;
-
-/// The permissions of all who are neither a file's owner nor of its group.
-const OTHERS_MODE: u32 = 0o007;
+use crate::tls::{FileError, read_chain, read_key, read_roots};
 
 /// Where a node's papers are, in PEM. They may be replaced while the node runs.
 #[derive(Debug, Clone)]
@@ -48,16 +41,8 @@ pub struct TlsFiles {
 /// What is wrong, and with which file.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    #[error("{}: {error}", file.display())]
-    Unreadable { file: PathBuf, error: std::io::Error },
-    #[error("{}: larger than {FILE_BYTES_MAX} bytes", file.display())]
-    TooLarge { file: PathBuf },
-    #[error("{}: not PEM: {error}", file.display())]
-    NotPem { file: PathBuf, error: pem::Error },
-    #[error("{}: holds no certificate", file.display())]
-    NoCertificate { file: PathBuf },
-    #[error("{}: {error}", file.display())]
-    Unusable { file: PathBuf, error: rustls::Error },
+    #[error(transparent)]
+    File(#[from] FileError),
     #[error("{}: the certificate must name {expected}, and no other node", file.display())]
     AnotherNode { file: PathBuf, expected: String },
     #[error("{}: not signed by an authority of {}: {error}", file.display(), ca_file.display())]
@@ -92,11 +77,9 @@ impl Papers {
         let provider = Arc::new(ring::default_provider());
         let roots = Arc::new(read_roots(ca_file)?);
         let chain = read_chain(cert_file)?;
-        warn_if_exposed(key_file);
-        let key = PrivateKeyDer::from_pem_slice(&read(key_file)?)
-            .map_err(|error| TlsError::NotPem { file: key_file.clone(), error })?;
+        let key = read_key(key_file)?;
         let reset_seed = seed_of(&key);
-        let unusable = |error| TlsError::Unusable { file: key_file.clone(), error };
+        let unusable = |error| FileError::Unusable { file: key_file.clone(), error };
         let own = CertifiedKey::from_der(chain.clone(), key, &provider).map_err(unusable)?;
 
         let bad_authority = |error| TlsError::BadAuthority { ca_file: ca_file.clone(), error };
@@ -162,7 +145,7 @@ impl Papers {
     ) -> Result<(), TlsError> {
         let TlsFiles { ca_file, cert_file, key_file: _ } = files;
         let Some((own, between)) = chain.split_first() else {
-            return Err(TlsError::NoCertificate { file: cert_file.clone() });
+            return Err(FileError::NoCertificate { file: cert_file.clone() }.into());
         };
         if holder(&self.cluster, own) != Ok(node) {
             let expected = self.cluster.node_name(node);
@@ -324,43 +307,6 @@ impl ClientCertVerifier for Verifier {
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.papers.of_clients.supported_verify_schemes()
     }
-}
-
-fn read(file: &Path) -> Result<Vec<u8>, TlsError> {
-    let unreadable = |error| TlsError::Unreadable { file: file.to_owned(), error };
-    let length = std::fs::metadata(file).map_err(unreadable)?.len();
-    if length > FILE_BYTES_MAX {
-        return Err(TlsError::TooLarge { file: file.to_owned() });
-    }
-    std::fs::read(file).map_err(unreadable)
-}
-
-/// Some ways of handing out secrets cannot set a mode, so it is no error.
-fn warn_if_exposed(key_file: &Path) {
-    let mode = std::fs::metadata(key_file).map(|data| data.permissions().mode()).unwrap_or(0);
-    if mode & OTHERS_MODE != 0 {
-        tracing::warn!(file = %key_file.display(), "anyone on this machine can use this key");
-    }
-}
-
-fn read_chain(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let chain: Vec<_> = CertificateDer::pem_slice_iter(&read(file)?)
-        .collect::<Result<_, _>>()
-        .map_err(|error| TlsError::NotPem { file: file.to_owned(), error })?;
-    if chain.is_empty() {
-        return Err(TlsError::NoCertificate { file: file.to_owned() });
-    }
-    Ok(chain)
-}
-
-fn read_roots(file: &Path) -> Result<RootCertStore, TlsError> {
-    let mut roots = RootCertStore::empty();
-    for certificate in read_chain(file)? {
-        roots
-            .add(certificate)
-            .map_err(|error| TlsError::Unusable { file: file.to_owned(), error })?;
-    }
-    Ok(roots)
 }
 
 fn seed_of(key: &PrivateKeyDer<'_>) -> [u8; 32] {

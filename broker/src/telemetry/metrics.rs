@@ -10,6 +10,7 @@ pub struct Metrics {
     pub integrations: IntegrationMetrics,
     pub posts: PostMetrics,
     pub directory: DirectoryMetrics,
+    pub reloads: ReloadMetrics,
 }
 
 pub struct EdgeMetrics {
@@ -47,6 +48,10 @@ pub struct DirectoryMetrics {
     pub is_ready: Gauge,
 }
 
+pub struct ReloadMetrics {
+    pub certificates: ByLabel<Reloaded, Counter>,
+}
+
 label! {
     /// How a connection ended.
     Closed {
@@ -79,6 +84,7 @@ label! {
         NotReady => "not_ready",
         TooMany => "too_many",
         TimedOut => "timed_out",
+        Tls => "tls",
         ClientLeft => "client_left",
     }
 }
@@ -105,6 +111,14 @@ label! {
     }
 }
 
+label! {
+    /// What reading files anew came to.
+    Reloaded {
+        Applied => "applied",
+        Refused => "refused",
+    }
+}
+
 impl Metrics {
     /// Makes all handles. The recorder must be installed before, or they count into nothing.
     pub fn new(registry: &mut Registry) -> Metrics {
@@ -113,6 +127,7 @@ impl Metrics {
             integrations: IntegrationMetrics::new(registry),
             posts: PostMetrics::new(registry),
             directory: DirectoryMetrics::new(registry),
+            reloads: ReloadMetrics::new(registry),
         }
     }
 }
@@ -221,6 +236,18 @@ impl DirectoryMetrics {
             is_ready: registry.gauge(
                 "posthorn_ready",
                 "1 while this node is part of a quorum and can register connections.",
+            ),
+        }
+    }
+}
+
+impl ReloadMetrics {
+    fn new(registry: &mut Registry) -> ReloadMetrics {
+        ReloadMetrics {
+            certificates: registry.counters(
+                "posthorn_certificate_reloads_total",
+                "outcome",
+                "Certificate files that changed and were read anew, by outcome.",
             ),
         }
     }

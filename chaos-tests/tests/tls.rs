@@ -1,0 +1,140 @@
+//! TLS at the listeners: certificates by name, their renewal, and what is no TLS.
+
+#![expect(clippy::unwrap_used, reason = "what is not as expected is to end a test")]
+
+use std::net::SocketAddr;
+
+use futures_util::{SinkExt as _, StreamExt as _};
+use nix::sys::signal::Signal;
+use posthorn_chaos::backend::{Backend, backend_api};
+use posthorn_chaos::cluster::{Cluster, Options};
+use posthorn_chaos::papers::{Authority, dial};
+use posthorn_chaos::{eventually, within};
+use rustls::pki_types::CertificateDer;
+use rustls::version::{TLS12, TLS13};
+use rustls::{ClientConfig, SupportedProtocolVersion};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
+use tokio_tungstenite::WebSocketStream;
+use tungstenite::Message;
+
+const BOTH: &[&SupportedProtocolVersion] = &[&TLS13, &TLS12];
+const APPLIED: &str = "posthorn_certificate_reloads_total{outcome=\"applied\"}";
+const REFUSED: &str = "posthorn_certificate_reloads_total{outcome=\"refused\"}";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_come_over_tls_by_certificates_that_can_be_renewed() {
+    let backend =
+        Backend::start(|event| (200, event["body"].as_str().unwrap_or_default().to_owned())).await;
+    let settings = "edge:\n  listen: \"{ip}:0\"\n  handshake_timeout_ms: 2000\n  tls:\n    \
+        cert_file: one.pem\n    key_file: one.key\n    \
+        more_certificates: [{ cert_file: two.pem, key_file: two.key }]\n";
+    let (settings, apis) = (settings.to_owned(), backend_api(&backend.url()));
+    let mut cluster = Cluster::prepare(Options { nodes: 1, settings, apis });
+    let authority = Authority::new();
+    let (one, two) = (authority.papers(&["one.test"]), authority.papers(&["*.two.test"]));
+    one.write(cluster.folder(), "one");
+    two.write(cluster.folder(), "two");
+    cluster.spawn(0).await;
+    cluster.wait_ready(0).await;
+    let edge = cluster.node(0).at("edge");
+
+    for version in BOTH {
+        let (mut client, shown) = open(edge, "one.test", authority.client(&[version])).await;
+        assert_eq!(shown, one.certificate);
+        let connect = backend.event_of("CONNECT").await;
+        let headers = &connect["headers"];
+        assert_eq!(headers["X-Forwarded-Proto"], "https");
+        assert_eq!(headers["X-Forwarded-Port"], edge.port().to_string());
+        assert_eq!(connect["requestContext"]["domainName"], "one.test");
+        // Larger than a TLS record.
+        let large = "x".repeat(32 * 1024);
+        assert_eq!(echo(&mut client, &large).await, large);
+    }
+    let (mut veteran, shown) = open(edge, "a.two.test", authority.client(BOTH)).await;
+    assert_eq!(shown, two.certificate);
+
+    what_is_no_tls_ends(edge).await;
+
+    // A renewed certificate is shown to who comes next, and nobody is thrown out.
+    let renewed = authority.papers(&["one.test"]);
+    renewed.write(cluster.folder(), "one");
+    eventually("a renewed certificate", || async {
+        let stream = dial(edge, "one.test", authority.client(BOTH)).await.unwrap();
+        (shown_by(&stream) == renewed.certificate).then_some(())
+    })
+    .await;
+    assert_eq!(cluster.metric(0, APPLIED).await, Some(1.0));
+    std::fs::write(cluster.folder().join("one.pem"), "nonsense").unwrap();
+    eventually("a refused certificate", || async {
+        (cluster.metric(0, REFUSED).await? == 1.0).then_some(())
+    })
+    .await;
+    let log = cluster.node(0).log();
+    assert!(log.contains("one.pem: holds no certificate"), "{log}");
+    let (_, shown) = open(edge, "one.test", authority.client(BOTH)).await;
+    assert_eq!(shown, renewed.certificate);
+    renewed.write(cluster.folder(), "one");
+    cluster.node(0).signal(Signal::SIGHUP);
+    eventually("certificates read anew, those of the fabric included", || async {
+        (cluster.metric(0, APPLIED).await? >= 3.0).then_some(())
+    })
+    .await;
+    assert_eq!(echo(&mut veteran, "still here").await, "still here");
+}
+
+/// Each ends by an alert, if it said anything at all, and is counted.
+async fn what_is_no_tls_ends(edge: SocketAddr) {
+    // A ClientHello of TLS 1.0 alone, as small as can be.
+    let mut hello = vec![0x16, 3, 1, 0, 47, 1, 0, 0, 43, 3, 1];
+    hello.extend([7; 32]);
+    hello.extend([0, 0, 4, 0, 0x2f, 0, 0x35, 1, 0]);
+    let mut hello_11 = hello.clone();
+    hello_11[10] = 2;
+    let plain = b"GET /dev HTTP/1.1\r\nHost: a\r\n\r\n".to_vec();
+    for (what, bytes) in [
+        ("plain HTTP", plain),
+        ("garbage", vec![0xff; 1000]),
+        ("TLS 1.0", hello),
+        ("TLS 1.1", hello_11),
+    ] {
+        let mut stream = TcpStream::connect(edge).await.unwrap();
+        stream.write_all(&bytes).await.unwrap();
+        let mut answer = Vec::new();
+        within(what, stream.read_to_end(&mut answer)).await.unwrap();
+        assert!(matches!(answer[..], [0x15, 3, _, 0, 2, 2, _]), "{what}: {answer:02x?}");
+    }
+    let mut silent = TcpStream::connect(edge).await.unwrap();
+    let mut answer = Vec::new();
+    within("an end", silent.read_to_end(&mut answer)).await.unwrap();
+    assert!(answer.is_empty());
+}
+
+type Socket = WebSocketStream<TlsStream<TcpStream>>;
+
+async fn open(
+    edge: SocketAddr,
+    name: &str,
+    client: ClientConfig,
+) -> (Socket, CertificateDer<'static>) {
+    let stream = dial(edge, name, client).await.unwrap();
+    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"http/1.1"[..]));
+    let shown = shown_by(&stream);
+    let url = format!("wss://{name}/dev");
+    let opened = Box::pin(tokio_tungstenite::client_async(url, stream));
+    let (socket, _) = within("a handshake", opened).await.unwrap();
+    (socket, shown)
+}
+
+fn shown_by(stream: &TlsStream<TcpStream>) -> CertificateDer<'static> {
+    stream.get_ref().1.peer_certificates().unwrap()[0].clone()
+}
+
+async fn echo(socket: &mut Socket, text: &str) -> String {
+    socket.send(Message::text(text)).await.unwrap();
+    match within("an echo", socket.next()).await {
+        Some(Ok(Message::Text(text))) => text.as_str().to_owned(),
+        other => panic!("not a text: {other:?}"),
+    }
+}
