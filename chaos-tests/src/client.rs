@@ -3,6 +3,7 @@
 use futures_util::{SinkExt as _, StreamExt as _};
 use tokio::net::TcpStream;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
+use tungstenite::handshake::client::{Request, Response};
 use tungstenite::{Error, Message};
 
 use crate::within;
@@ -15,6 +16,12 @@ impl Client {
     pub async fn connect(url: &str) -> Result<Client, Error> {
         let (socket, _) = within("an answer to a handshake", connect_async(url)).await?;
         Ok(Client { socket })
+    }
+
+    /// Connects by a request of one's own, and returns what it was answered with.
+    pub async fn connect_by(request: Request) -> Result<(Client, Response), Error> {
+        let (socket, response) = within("an answer to a handshake", connect_async(request)).await?;
+        Ok((Client { socket }, response))
     }
 
     /// Asks the node for our connection ID. The API must have the route `whoami`.

@@ -7,6 +7,7 @@ pub mod backend;
 pub mod client;
 pub mod cluster;
 pub mod grpc;
+pub mod issuer;
 pub mod lambda;
 pub mod papers;
 pub mod process;

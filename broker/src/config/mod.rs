@@ -9,6 +9,7 @@
 
 pub mod api;
 pub mod aws;
+pub mod jwt;
 pub mod node;
 mod source;
 pub mod tls;
@@ -20,7 +21,7 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
-use crate::config::api::{Api, WrittenApi};
+use crate::config::api::{Api, Surroundings, WrittenApi};
 use crate::config::aws::{AwsSettings, WrittenAws};
 use crate::config::node::{
     AdminSettings, ApiSettings, ClusterSettings, EdgeSettings, FabricSettings, LogSettings,
@@ -85,11 +86,11 @@ impl Config {
         let environment: Vec<_> = environment.collect();
         let written: Written = source::read_with(path, &environment)?;
         let folder = path.parent().unwrap_or(Path::new(""));
-        let mut apis = source::believe(path, &written.apis, Api::believe)?;
+        let mut apis = believe_apis(path, &written.apis)?;
         for file in &written.api_files {
             let file = folder.join(file);
             let more: WrittenApiFile = source::read(&file)?;
-            apis.extend(source::believe(&file, &more.apis, Api::believe)?);
+            apis.extend(believe_apis(&file, &more.apis)?);
         }
         let Written { node, cluster, fabric, mut edge, api, admin, log, aws, .. } = written;
         edge.tls = edge.tls.map(|tls| tls.found_from(folder));
@@ -137,4 +138,12 @@ impl Config {
         }
         Ok(())
     }
+}
+
+fn believe_apis(
+    file: &Path,
+    written: &BTreeMap<Arc<str>, WrittenApi>,
+) -> Result<Vec<Arc<Api>>, ConfigError> {
+    let surroundings = Surroundings { folder: file.parent().unwrap_or(Path::new("")) };
+    source::believe(file, written, |id, written| Api::believe(id, written, &surroundings))
 }

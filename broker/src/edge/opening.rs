@@ -98,7 +98,7 @@ where
         return None;
     };
     let mut parts = parts(head.clone(), peer);
-    match edge.gateway.judge(&stage, &info, &parts).await {
+    match edge.gateway.judge(&stage, &info, &mut parts).await {
         Ok(entry) => {
             info.authorized = entry.authorized;
             parts.authorizer_latency_ms = entry.authorizer_latency_ms;
@@ -160,6 +160,7 @@ fn parts(head: Head, peer: Peer) -> HandshakeParts {
         headers: head.headers,
         query: head.query.unwrap_or_default(),
         subprotocols: head.subprotocols,
+        subprotocol_default: None,
         addresses: peer.address.ip().to_canonical().to_string(),
         port: peer.local.port().to_string(),
         is_secure: peer.is_secure,

@@ -6,7 +6,7 @@ use std::time::Instant;
 use posthorn_core::auth::arn::{ApiArn, INVOKE};
 use posthorn_core::auth::authorizer::AuthorizerAnswer;
 use posthorn_core::auth::identity_source::{IdentityFields, first_absent};
-use posthorn_core::auth::policy::{Circumstances, Decision};
+use posthorn_core::auth::policy::Circumstances;
 use posthorn_core::event::connection_info::{Authorized, ConnectionInfo};
 use posthorn_core::event::context::Request;
 use posthorn_core::event::fields::Fields;
@@ -15,10 +15,21 @@ use posthorn_core::event::ids::RequestId;
 use posthorn_core::event::proxy::AuthorizerEvent;
 use tracing::info;
 
+use crate::config::api::Authorization;
+use crate::exchange::bearer::{JwtAuthorizer, NotBelieved};
 use crate::exchange::inbound::{HandshakeParts, request, trace_id};
 use crate::exchange::stage::Stage;
-use crate::integration::{Authorizer, AuthorizerError};
+use crate::integration::{Authorizer, AuthorizerError, Clients};
 use crate::telemetry::Refused;
+
+/// Who says whether a client may connect.
+pub enum Door {
+    Open,
+    /// Whom a function or a server lets in.
+    Asking(Box<Authorizer>),
+    /// Whom a token speaks for.
+    Tokens(JwtAuthorizer),
+}
 
 /// A client that may go on.
 #[derive(Debug, Default)]
@@ -32,33 +43,91 @@ pub struct Entry {
 #[derive(Debug)]
 pub struct TurnedAway {
     pub status: u16,
-    pub message: &'static str,
+    pub message: Cow<'static, str>,
     pub request: RequestId,
     pub label: Refused,
 }
 
-/// Asks everybody who has a say.
+/// What a client is told, and how it is counted.
+#[derive(Debug)]
+struct Refusal {
+    status: u16,
+    message: Cow<'static, str>,
+    label: Refused,
+}
+
+const UNAUTHORIZED: Refusal =
+    Refusal { status: 401, message: Cow::Borrowed("Unauthorized"), label: Refused::Unauthorized };
+const FORBIDDEN: Refusal =
+    Refusal { status: 403, message: Cow::Borrowed("Forbidden"), ..UNAUTHORIZED };
+/// Who cannot be asked about is not let in.
+const BROKEN: Refusal =
+    Refusal { status: 500, message: Cow::Borrowed("Internal server error"), ..UNAUTHORIZED };
+
+impl Door {
+    pub(super) fn new(authorization: &Authorization, clients: &Clients) -> Door {
+        match authorization {
+            Authorization::None => Door::Open,
+            Authorization::Custom(settings) => {
+                Door::Asking(Box::new(Authorizer::new(settings, clients)))
+            }
+            Authorization::Jwt(settings) => Door::Tokens(JwtAuthorizer::new(settings, clients)),
+        }
+    }
+}
+
+/// Asks everybody who has a say, the cheapest first. What a client showed to them alone is taken
+/// out of `parts`.
 pub(super) async fn judge(
     stage: &Stage,
     info: &ConnectionInfo,
-    parts: &HandshakeParts,
+    parts: &mut HandshakeParts,
 ) -> Result<Entry, TurnedAway> {
     let request = request();
-    let refuse =
-        |status, message, label| TurnedAway { status, message, request: request.id, label };
+    judge_request(stage, info, parts, request).await.map_err(|refusal| {
+        let Refusal { status, message, label } = refusal;
+        TurnedAway { status, message, request: request.id, label }
+    })
+}
+
+async fn judge_request(
+    stage: &Stage,
+    info: &ConnectionInfo,
+    parts: &mut HandshakeParts,
+    request: Request,
+) -> Result<Entry, Refusal> {
     if let Some(rules) = &stage.allowed_origins {
         let origin = parts.header("origin");
         if origin.is_some_and(|origin| rules.check(origin).is_err()) {
-            return Err(refuse(403, "Forbidden", Refused::Origin));
+            return Err(Refusal { label: Refused::Origin, ..FORBIDDEN });
         }
     }
-    let Some(authorizer) = &stage.authorizer else { return Ok(Entry::default()) };
+    match &stage.door {
+        Door::Open => Ok(Entry::default()),
+        Door::Asking(authorizer) => by_authorizer(authorizer, stage, info, request, parts).await,
+        Door::Tokens(authorizer) => {
+            let claims = authorizer.judge(parts, request.at_ms / 1000).await;
+            let claims = claims.map_err(|refused| match refused {
+                NotBelieved::Unauthorized => UNAUTHORIZED,
+                NotBelieved::OutOfScope => FORBIDDEN,
+                NotBelieved::NoKeys => BROKEN,
+            })?;
+            Ok(Entry { authorized: Some(claims.authorized()), ..Entry::default() })
+        }
+    }
+}
+
+async fn by_authorizer(
+    authorizer: &Authorizer,
+    stage: &Stage,
+    info: &ConnectionInfo,
+    request: Request,
+    parts: &HandshakeParts,
+) -> Result<Entry, Refusal> {
     let headers = parts.headers();
     let trace_id = trace_id();
     let handshake = parts.handshake(&headers, &trace_id);
-    let (answer, latency_ms) = ask(authorizer, stage, info, request, handshake)
-        .await
-        .map_err(|(status, message)| refuse(status, message, Refused::Unauthorized))?;
+    let (answer, latency_ms) = ask(authorizer, stage, info, request, handshake).await?;
     let circumstances = Circumstances {
         source_ip: info.source_ip,
         is_secure: parts.is_secure,
@@ -67,15 +136,12 @@ pub(super) async fn judge(
         referer: parts.header("referer"),
     };
     let decision = answer.policy.evaluate(INVOKE, &method_arn(stage), &circumstances);
-    match decision {
-        Decision::Allowed => Ok(Entry {
+    match decision.refusal() {
+        None => Ok(Entry {
             authorized: Some(answer.authorized),
             authorizer_latency_ms: Some(latency_ms),
         }),
-        Decision::ExplicitlyDenied | Decision::ImplicitlyDenied => {
-            let message = decision.refusal().unwrap_or("Forbidden");
-            Err(refuse(403, message, Refused::Unauthorized))
-        }
+        Some(message) => Err(Refusal { message: message.into(), ..FORBIDDEN }),
     }
 }
 
@@ -85,7 +151,7 @@ async fn ask(
     info: &ConnectionInfo,
     request: Request,
     handshake: Handshake<'_>,
-) -> Result<(AuthorizerAnswer, u64), (u16, &'static str)> {
+) -> Result<(AuthorizerAnswer, u64), Refusal> {
     let method_arn = method_arn(stage);
     let event = AuthorizerEvent {
         info,
@@ -96,16 +162,15 @@ async fn ask(
     };
     let fields = Sent { event: &event, query: handshake.query_fields() };
     if first_absent(&authorizer.identity_sources, &fields).is_some() {
-        return Err((401, "Unauthorized"));
+        return Err(UNAUTHORIZED);
     }
     let started = Instant::now();
     match authorizer.ask(&event).await {
         Ok(answer) => Ok((answer, started.elapsed().as_millis() as u64)),
-        Err(AuthorizerError::Unauthorized) => Err((401, "Unauthorized")),
-        // Who cannot be asked about is not let in.
+        Err(AuthorizerError::Unauthorized) => Err(UNAUTHORIZED),
         Err(AuthorizerError::Failed(error)) => {
             info!(api = %info.api_id, %error, "an authorizer failed");
-            Err((500, "Internal server error"))
+            Err(BROKEN)
         }
     }
 }

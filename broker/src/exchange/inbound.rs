@@ -26,7 +26,7 @@ use crate::exchange::stage::{Route, Stage, Stages};
 use crate::integration::{Answer, CallError};
 use crate::telemetry::Refused;
 
-const SUBPROTOCOL: &str = "sec-websocket-protocol";
+pub(super) const SUBPROTOCOL: &str = "sec-websocket-protocol";
 
 #[derive(Clone)]
 pub struct Inbound {
@@ -41,6 +41,8 @@ pub struct HandshakeParts {
     /// Without its `?`.
     pub query: String,
     pub subprotocols: Vec<String>,
+    /// What the client is answered where the backend chooses none of them.
+    pub subprotocol_default: Option<String>,
     /// The client's address, as `X-Forwarded-For` has it.
     pub addresses: String,
     /// The port that the client connected to.
@@ -106,7 +108,9 @@ impl Inbound {
     ) -> impl Future<Output = ConnectAnswer> + Send + 'static {
         let consensus = self.consensus.clone();
         async move {
-            let Some(route) = stage.routes.connect() else { return ConnectAnswer::accepted(None) };
+            let Some(route) = stage.routes.connect() else {
+                return ConnectAnswer::accepted(parts.subprotocol_default);
+            };
             if consensus.may_act() != Some(owner) {
                 return ConnectAnswer::failed(Verdict::Refused { status: 503 });
             }
@@ -121,7 +125,7 @@ impl Inbound {
                 origin: Some(Origin { run: owner, sequence: 1 }),
             });
             match route.integration.call(&event).await {
-                Ok(answer) => judge(answer, &parts.subprotocols),
+                Ok(answer) => judge(answer, parts),
                 Err(error) => {
                     info!(api = %info.api_id, %error, "$connect failed");
                     ConnectAnswer::failed(match error {
@@ -252,7 +256,7 @@ impl ConnectAnswer {
     }
 }
 
-fn judge(answer: Answer, offered: &[String]) -> ConnectAnswer {
+fn judge(answer: Answer, parts: HandshakeParts) -> ConnectAnswer {
     let Answer { status, headers, body } = answer;
     if !(200..300).contains(&status) {
         return ConnectAnswer {
@@ -265,11 +269,11 @@ fn judge(answer: Answer, offered: &[String]) -> ConnectAnswer {
     }
     let is_subprotocol = |(name, _): &(String, String)| name.eq_ignore_ascii_case(SUBPROTOCOL);
     match headers.into_iter().find(is_subprotocol).map(|(_, chosen)| chosen) {
-        Some(chosen) if !offered.contains(&chosen) => {
+        Some(chosen) if !parts.subprotocols.contains(&chosen) => {
             debug!("a backend chose a subprotocol that the client did not offer");
             ConnectAnswer::failed(Verdict::Refused { status: 500 })
         }
-        subprotocol => ConnectAnswer::accepted(subprotocol),
+        subprotocol => ConnectAnswer::accepted(subprotocol.or(parts.subprotocol_default)),
     }
 }
 

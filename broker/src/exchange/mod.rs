@@ -3,6 +3,7 @@
 //!
 //! All retries live here.
 
+mod bearer;
 mod debts;
 pub mod gate;
 pub mod inbound;
@@ -123,12 +124,13 @@ impl Gateway {
         }
     }
 
-    /// Whether a client may open a connection at all.
+    /// Whether a client may open a connection at all. What it showed to be let in is taken out of
+    /// `parts`.
     pub fn judge<'a>(
         &self,
         stage: &'a Stage,
         info: &'a ConnectionInfo,
-        parts: &'a HandshakeParts,
+        parts: &'a mut HandshakeParts,
     ) -> impl Future<Output = Result<Entry, TurnedAway>> + Send + use<'a> {
         gate::judge(stage, info, parts)
     }

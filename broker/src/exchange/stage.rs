@@ -8,7 +8,8 @@ use posthorn_core::event::connection_info::ConnectionInfo;
 use posthorn_core::route::table::{RouteKey, RouteTable};
 
 use crate::config::api::{Api, StageSettings};
-use crate::integration::{Authorizer, Clients, Integration};
+use crate::exchange::gate::Door;
+use crate::integration::{Clients, Integration};
 use crate::telemetry::Metrics;
 
 /// All stages of all APIs, as of one reading of the configuration.
@@ -21,8 +22,7 @@ pub struct Stage {
     pub name: Arc<str>,
     pub variables: BTreeMap<String, String>,
     pub routes: RouteTable<Route>,
-    /// Who says whether a client may connect, if somebody does.
-    pub authorizer: Option<Authorizer>,
+    pub door: Door,
     /// From which web pages browsers may connect. None is from all.
     pub allowed_origins: Option<OriginRules>,
     /// In the names that authorizers and policies know the stage by.
@@ -82,10 +82,7 @@ fn stages_of(
             name: name.clone(),
             variables: settings.variables.clone(),
             routes: RouteTable::new(api.route_selection_expression.clone(), routes),
-            authorizer: settings
-                .authorizer
-                .as_ref()
-                .map(|authorizer| Authorizer::new(authorizer, clients)),
+            door: Door::new(&settings.authorization, clients),
             allowed_origins: settings.allowed_origins.clone(),
             region: clients.aws().region.clone(),
             account_id: clients.aws().account_id.clone(),

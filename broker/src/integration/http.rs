@@ -55,13 +55,22 @@ impl HttpClient {
         &self,
         request: Request<Full<Bytes>>,
     ) -> Result<HttpAnswer, CallError> {
+        self.send_for(request, BODY_BYTES_MAX).await
+    }
+
+    /// For an answer of at most so many bytes.
+    pub(super) async fn send_for(
+        &self,
+        request: Request<Full<Bytes>>,
+        body_bytes_max: usize,
+    ) -> Result<HttpAnswer, CallError> {
         let uri = request.uri().clone();
         let response = self.client.request(request).await.map_err(|error| {
             let text = format!("{}: {}", plain(&uri), root_cause(&error));
             if error.is_connect() { CallError::NotCalled(text) } else { CallError::Failed(text) }
         })?;
         let (head, body) = response.into_parts();
-        let body = Limited::new(body, BODY_BYTES_MAX).collect().await;
+        let body = Limited::new(body, body_bytes_max).collect().await;
         let body = body
             .map_err(|error| CallError::Failed(format!("{}: {error}", plain(&uri))))?
             .to_bytes();

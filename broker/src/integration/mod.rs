@@ -8,6 +8,7 @@ mod grpc;
 mod http;
 mod http_event;
 mod http_proxy;
+pub mod key_sets;
 mod lambda;
 mod mock;
 
@@ -26,6 +27,7 @@ use crate::integration::grpc::Grpc;
 use crate::integration::http::HttpClient;
 use crate::integration::http_event::HttpEvent;
 use crate::integration::http_proxy::HttpProxy;
+use crate::integration::key_sets::KeySets;
 use crate::integration::lambda::{AwsProxy, LambdaClient};
 use crate::integration::mock::Mock;
 use crate::telemetry::{Called, Metrics};
@@ -35,6 +37,7 @@ use crate::telemetry::{Called, Metrics};
 pub struct Clients {
     http: HttpClient,
     lambda: LambdaClient,
+    key_sets: KeySets,
 }
 
 /// One integration of one API.
@@ -88,7 +91,13 @@ pub enum CallError {
 impl Clients {
     pub fn new(aws: Arc<AwsSettings>) -> Clients {
         let http = HttpClient::new();
-        Clients { lambda: LambdaClient::new(http.clone(), aws), http }
+        let (lambda, key_sets) = (LambdaClient::new(http.clone(), aws), KeySets::new(http.clone()));
+        Clients { http, lambda, key_sets }
+    }
+
+    /// The keys of those who issue tokens.
+    pub fn key_sets(&self) -> &KeySets {
+        &self.key_sets
     }
 
     pub fn aws(&self) -> &AwsSettings {

@@ -14,4 +14,5 @@ pub mod quota;
 pub mod sigv4;
 pub mod throttle;
 pub mod time;
+pub mod token_source;
 pub mod usage_plan;

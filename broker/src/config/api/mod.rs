@@ -1,10 +1,12 @@
 //! API definitions, in the vocabulary of API Gateway's `apigatewayv2` in snake case.
 
+mod authorization;
 mod authorizer;
 mod integration;
 mod variables;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use posthorn_core::auth::origin::{NotAnOriginRule, OriginRules};
@@ -13,8 +15,12 @@ use posthorn_core::route::table::RouteKey;
 use serde::Deserialize;
 use serde_saphyr::Spanned;
 
+pub use crate::config::api::authorization::Authorization;
+use crate::config::api::authorization::AuthorizationType;
 use crate::config::api::authorizer::WrittenAuthorizer;
-pub use crate::config::api::authorizer::{AuthorizerSettings, AuthorizerTarget};
+pub use crate::config::api::authorizer::{
+    AuthorizerSettings, AuthorizerTarget, JwtAuthorizerSettings,
+};
 use crate::config::api::integration::WrittenIntegration;
 pub(super) use crate::config::api::integration::http_uri;
 pub use crate::config::api::integration::{
@@ -43,9 +49,16 @@ pub struct RouteSettings {
 pub struct StageSettings {
     pub variables: BTreeMap<String, String>,
     pub integrations: BTreeMap<Arc<str>, IntegrationSettings>,
-    /// Who says whether a client may connect, if somebody does.
-    pub authorizer: Option<AuthorizerSettings>,
+    /// Who says whether a client may connect.
+    pub authorization: Authorization,
     pub allowed_origins: Option<OriginRules>,
+}
+
+/// What a definition may point to.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Surroundings<'a> {
+    /// Where the file lies: paths are relative to it.
+    pub(super) folder: &'a Path,
 }
 
 #[derive(Debug, Deserialize)]
@@ -71,13 +84,9 @@ struct WrittenRoute {
     /// Of `$connect` alone.
     authorization_type: Option<Spanned<AuthorizationType>>,
     authorizer_id: Option<Spanned<String>>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
-enum AuthorizationType {
-    None,
-    Custom,
+    /// With the authorization type JWT: a token must have one of them.
+    #[serde(default)]
+    authorization_scopes: Vec<Spanned<String>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -91,7 +100,11 @@ struct WrittenStage {
 }
 
 impl Api {
-    pub(super) fn believe(id: Arc<str>, written: &WrittenApi) -> Result<Api, Fault> {
+    pub(super) fn believe(
+        id: Arc<str>,
+        written: &WrittenApi,
+        surroundings: &Surroundings<'_>,
+    ) -> Result<Api, Fault> {
         if !is_name(&id) {
             return Err(Fault::new("", "an API's ID is 1 to 128 of A-Z, a-z, 0-9, - and _"));
         }
@@ -113,14 +126,19 @@ impl Api {
         let stages = written
             .stages
             .iter()
-            .map(|(name, stage)| Ok((name.clone(), stage.believe(name, written)?)))
+            .map(|(name, stage)| Ok((name.clone(), stage.believe(name, written, surroundings)?)))
             .collect::<Result<BTreeMap<_, _>, Fault>>()?;
         Ok(Api { id, route_selection_expression: expression, routes, stages })
     }
 }
 
 impl WrittenStage {
-    fn believe(&self, name: &str, api: &WrittenApi) -> Result<StageSettings, Fault> {
+    fn believe(
+        &self,
+        name: &str,
+        api: &WrittenApi,
+        surroundings: &Surroundings<'_>,
+    ) -> Result<StageSettings, Fault> {
         let place = format!("stages.{name}");
         if !is_name(name) {
             let rule = "a stage's name is 1 to 128 of A-Z, a-z, 0-9, - and _";
@@ -143,7 +161,7 @@ impl WrittenStage {
         Ok(StageSettings {
             variables: variables.clone(),
             integrations,
-            authorizer: api.authorizer_of_connect(variables)?,
+            authorization: api.authorization(variables, surroundings)?,
             allowed_origins: self.origin_rules(&place)?,
         })
     }
@@ -158,37 +176,6 @@ impl WrittenStage {
             parsed.map_err(|error: NotAnOriginRule| Fault::at(key, written, error.to_string()))
         };
         Ok(Some(OriginRules(written.iter().map(rule).collect::<Result<_, _>>()?)))
-    }
-}
-
-impl WrittenApi {
-    /// Every authorizer is judged, also those that nothing leads to.
-    fn authorizer_of_connect(
-        &self,
-        variables: &BTreeMap<String, String>,
-    ) -> Result<Option<AuthorizerSettings>, Fault> {
-        let mut believed = self
-            .authorizers
-            .iter()
-            .map(|(id, written)| {
-                let settings = written.believe(&format!("authorizers.{id}"), variables)?;
-                Ok((&**id, settings))
-            })
-            .collect::<Result<BTreeMap<_, _>, Fault>>()?;
-        for (key, route) in &self.routes {
-            route.check_authorization(key)?;
-        }
-        let connect = self.routes.get(RouteKey::CONNECT);
-        let Some(id) = connect.and_then(|connect| connect.authorizer_id.as_ref()) else {
-            return Ok(None);
-        };
-        match believed.remove(&*id.value) {
-            Some(settings) => Ok(Some(settings)),
-            None => {
-                let rule = format!("`{}` is no key of authorizers", id.value);
-                Err(Fault::at("routes.$connect.authorizer_id", id, rule))
-            }
-        }
     }
 }
 
@@ -210,27 +197,6 @@ impl WrittenRoute {
             return Err(Fault::at(key, response, "the only value is $default"));
         }
         Ok(RouteSettings { integration: integration.clone(), is_two_way: response.is_some() })
-    }
-
-    fn check_authorization(&self, key: &str) -> Result<(), Fault> {
-        let place = format!("routes.{key}");
-        let kind = self.authorization_type.as_ref();
-        let is_custom = kind.is_some_and(|kind| kind.value == AuthorizationType::Custom);
-        match (kind, &self.authorizer_id) {
-            (Some(kind), _) if is_custom && key != RouteKey::CONNECT => {
-                let rule = "authorization is restricted to the $connect route";
-                Err(Fault::at(format!("{place}.authorization_type"), kind, rule))
-            }
-            (Some(kind), None) if is_custom => {
-                let rule = "CUSTOM needs an authorizer_id";
-                Err(Fault::at(format!("{place}.authorization_type"), kind, rule))
-            }
-            (_, Some(id)) if !is_custom => {
-                let rule = "an authorizer needs the authorization_type CUSTOM";
-                Err(Fault::at(format!("{place}.authorizer_id"), id, rule))
-            }
-            _ => Ok(()),
-        }
     }
 }
 

@@ -7,6 +7,7 @@
 //! * Nothing of a token is believed before its signature is found to be right.
 
 mod claims;
+pub mod key_cache;
 mod keys;
 
 use base64::Engine as _;
