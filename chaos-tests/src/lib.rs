@@ -11,6 +11,7 @@ pub mod issuer;
 pub mod lambda;
 pub mod papers;
 pub mod process;
+pub mod raw;
 pub mod tools;
 
 use std::future::Future;

@@ -8,15 +8,11 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use posthorn_chaos::cluster::{Cluster, Options};
 use posthorn_chaos::process::Process;
+use posthorn_chaos::raw::{HANDSHAKE, frame};
 use posthorn_chaos::within;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UdpSocket};
 use tungstenite::Message;
-
-/// A handshake that is good, to be made bad one thing at a time.
-const HANDSHAKE: &str = "GET /dev HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\n\
-    Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
-    Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bad_handshakes_get_the_right_status() {
@@ -55,45 +51,6 @@ async fn bad_handshakes_get_the_right_status() {
     stream.write_all(b"GET /dev HT").await.unwrap();
     let read = within("an end", stream.read_to_end(&mut Vec::new())).await.unwrap();
     assert_eq!(read, 0);
-    assert_alive(&cluster).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn bad_frames_get_the_right_close_code() {
-    let cluster = Cluster::start(Options { nodes: 1, ..Options::default() }).await;
-    let large = vec![b'x'; 33 * 1024];
-    let mut fragments = Vec::new();
-    for index in 0..5 {
-        let (head, opcode) = (if index == 4 { 0x80 } else { 0 }, u8::from(index == 0));
-        fragments.extend(frame(head | opcode, &vec![b'x'; 30 * 1024]));
-    }
-    for (what, bytes, code) in [
-        ("an unmasked frame", vec![0x81, 1, b'x'], 1002),
-        ("a reserved bit", frame(0xc1, b"x"), 1002),
-        ("a reserved opcode", frame(0x83, b"x"), 1002),
-        ("a large control frame", frame(0x89, &[b'x'; 126]), 1002),
-        ("a fragmented control frame", frame(0x09, b"x"), 1002),
-        ("a continuation of nothing", frame(0x80, b"x"), 1002),
-        ("a message within a message", [frame(0x01, b"x"), frame(0x81, b"x")].concat(), 1002),
-        ("a huge announcement", vec![0x82, 0xff, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0], 1009),
-        (
-            "an announcement beyond all",
-            vec![0x82, 0xff, 255, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
-            1009,
-        ),
-        ("a frame too large", frame(0x81, &large), 1009),
-        ("a message too large", fragments, 1009),
-        ("a text that is not UTF-8", frame(0x81, &[0xff, 0xfe]), 1007),
-        ("half a character", [frame(0x01, &[0xe2, 0x82]), frame(0x80, b"")].concat(), 1007),
-        ("a close frame of one byte", frame(0x88, b"x"), 1002),
-        ("a close code that nobody may send", frame(0x88, &1005_u16.to_be_bytes()), 1002),
-    ] {
-        let mut stream = open(cluster.node(0).at("edge")).await;
-        stream.write_all(&bytes).await.unwrap();
-        let mut answer = Vec::new();
-        within(what, stream.read_to_end(&mut answer)).await.unwrap();
-        assert_eq!(close_code(&answer), Some(code), "{what}: {answer:02x?}");
-    }
     assert_alive(&cluster).await;
 }
 
@@ -257,38 +214,6 @@ async fn exchange(address: SocketAddr, bytes: &[u8]) -> (u16, String) {
     let answer = String::from_utf8_lossy(&answer).into_owned();
     let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok());
     (status.unwrap_or_default(), answer)
-}
-
-/// Opens a WebSocket and leaves its frames to the test.
-async fn open(address: SocketAddr) -> TcpStream {
-    let mut stream = TcpStream::connect(address).await.unwrap();
-    stream.write_all(HANDSHAKE.as_bytes()).await.unwrap();
-    let mut answer = Vec::new();
-    while !answer.ends_with(b"\r\n\r\n") {
-        let read = within("an answer", stream.read_buf(&mut answer)).await.unwrap();
-        assert_ne!(read, 0);
-    }
-    stream
-}
-
-/// A masked frame. The mask is zero, so that the payload can be read.
-fn frame(head: u8, payload: &[u8]) -> Vec<u8> {
-    let mut frame = vec![head];
-    match payload.len() {
-        length @ 0..126 => frame.push(0x80 | length as u8),
-        length => {
-            frame.push(0x80 | 126);
-            frame.extend(u16::try_from(length).unwrap().to_be_bytes());
-        }
-    }
-    frame.extend([0; 4]);
-    frame.extend(payload);
-    frame
-}
-
-fn close_code(answer: &[u8]) -> Option<u16> {
-    let [0x88, _, high, low, ..] = answer else { return None };
-    Some(u16::from_be_bytes([*high, *low]))
 }
 
 async fn assert_alive(cluster: &Cluster) {

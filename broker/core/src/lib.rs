@@ -4,9 +4,11 @@
 //! are arguments, so that the same story is always told the same way.
 
 pub mod auth;
+pub mod close;
 pub mod connection;
 pub mod directory;
 pub mod event;
+pub mod frames;
 pub mod ids;
 pub mod liveness;
 pub mod mapping;

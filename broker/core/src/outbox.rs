@@ -140,13 +140,13 @@ impl<T> Outbox<T> {
         Some(self.pinged)
     }
 
-    /// A Pong carried this number. Numbers that we never sent are ignored.
-    pub fn on_pong(&mut self, position: Position) -> Vec<T> {
+    /// A Pong carried this number. None if we never sent it, or it was answered before.
+    pub fn on_pong(&mut self, position: Position) -> Option<Vec<T>> {
         if position > self.pinged || position <= self.answered {
-            return Vec::new();
+            return None;
         }
         self.answered = position;
-        self.release()
+        Some(self.release())
     }
 
     /// The connection is over. Returns who still waits, and what that means to each.
@@ -211,8 +211,9 @@ mod tests {
         assert_eq!(outbox.poll_ping(), None, "one is enough");
         assert_eq!(outbox.on_written(), ["written"]);
 
-        assert!(outbox.on_pong(7).is_empty(), "a number that we never sent");
-        assert_eq!(outbox.on_pong(1), ["answered"]);
+        assert_eq!(outbox.on_pong(7), None, "a number that we never sent");
+        assert_eq!(outbox.on_pong(1), Some(vec!["answered"]));
+        assert_eq!(outbox.on_pong(1), None, "it was answered before");
         assert_eq!(outbox.wait(1, Progress::Answered, "again"), Some("again"));
     }
 
@@ -226,7 +227,7 @@ mod tests {
         }
         assert_eq!(outbox.poll_ping(), Some(2));
         assert!(outbox.on_written().is_empty());
-        assert_eq!(outbox.on_pong(2), [1, 2]);
+        assert_eq!(outbox.on_pong(2), Some(vec![1, 2]));
     }
 
     #[test]

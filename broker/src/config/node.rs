@@ -101,6 +101,14 @@ pub struct EdgeSettings {
     pub message_bytes_max: Limit<u64>,
     /// A larger frame from a client closes its connection with 1009.
     pub frame_bytes_max: Limit<u64>,
+    /// A message that a client cuts into more frames closes its connection with 1008.
+    pub fragments_max: Limit<u64>,
+    /// From where a client lets us wait for the rest of a message until it must be whole. One that
+    /// is not closes the connection with 1008.
+    pub message_timeout_ms: Limit<Millis>,
+    /// Pings of a client within a second, and Pongs that answer none of ours. More close its
+    /// connection with 1008.
+    pub control_frames_per_s_max: Limit<u64>,
     /// Without a message in either direction, a connection is closed with 1001 after this.
     pub idle_timeout_s: Limit<Seconds>,
     /// However busy it is, a connection is closed with 1001 after this.
@@ -171,6 +179,9 @@ impl Default for EdgeSettings {
             connections_max: Limit(None),
             message_bytes_max: Limit(Some(128 * 1024)),
             frame_bytes_max: Limit(Some(32 * 1024)),
+            fragments_max: Limit(Some(4096)),
+            message_timeout_ms: Limit(Some(Millis::new(30_000))),
+            control_frames_per_s_max: Limit(Some(100)),
             idle_timeout_s: Limit(Some(Seconds::new(600))),
             lifetime_s: Limit(Some(Seconds::new(7200))),
             lifetime_jitter_percent: 10,

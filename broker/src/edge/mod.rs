@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use posthorn_core::connection::Limits;
+use posthorn_core::frames::FrameLimits;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
@@ -24,7 +25,7 @@ use tracing::{debug, warn};
 
 use crate::config::node::EdgeSettings;
 use crate::edge::head::HeadLimits;
-use crate::edge::socket::FrameLimits;
+use crate::edge::session::Pace;
 use crate::exchange::Gateway;
 use crate::telemetry::Refused;
 use crate::tls::ServerTls;
@@ -42,7 +43,8 @@ pub(crate) struct Edge {
     tls: Option<Arc<ServerTls>>,
     limits: Arc<Limits>,
     head_limits: HeadLimits,
-    frame_limits: FrameLimits,
+    frame_limits: Arc<FrameLimits>,
+    pace: Arc<Pace>,
     handshake_timeout: Duration,
     lifetime_max: Option<Duration>,
     lifetime_jitter_percent: u8,
@@ -66,7 +68,6 @@ impl Edge {
         tls: Option<Arc<ServerTls>>,
         gateway: Arc<Gateway>,
     ) -> Arc<Edge> {
-        let bytes = |limit: Option<u64>| limit.and_then(|limit| usize::try_from(limit).ok());
         Arc::new(Edge {
             gateway,
             tls,
@@ -81,11 +82,15 @@ impl Edge {
                 header_bytes_max: settings.header_bytes_max as usize,
                 url_bytes_max: settings.url_bytes_max as usize,
             },
-            frame_limits: FrameLimits {
-                message_bytes_max: bytes(settings.message_bytes_max.0),
-                frame_bytes_max: bytes(settings.frame_bytes_max.0),
-                unwritten_bytes_max: usize::MAX / 2,
-            },
+            frame_limits: Arc::new(FrameLimits {
+                message_bytes_max: settings.message_bytes_max.0,
+                frame_bytes_max: settings.frame_bytes_max.0,
+                fragments_max: settings.fragments_max.0,
+            }),
+            pace: Arc::new(Pace {
+                message_max: settings.message_timeout_ms.0.map(|timeout| timeout.0),
+                control_frames_per_s_max: settings.control_frames_per_s_max.0,
+            }),
             handshake_timeout: settings.handshake_timeout_ms.0,
             lifetime_max: settings.lifetime_s.0.map(|lifetime| lifetime.0),
             lifetime_jitter_percent: settings.lifetime_jitter_percent,

@@ -15,7 +15,7 @@ use crate::clock::epoch_ms;
 use crate::edge::head::{self, BadHead, Head};
 use crate::edge::linger;
 use crate::edge::session::Session;
-use crate::edge::socket::{FrameLimits, Socket};
+use crate::edge::socket::Socket;
 use crate::edge::{Edge, Peer};
 use crate::exchange::gate::TurnedAway;
 use crate::exchange::inbound::{ConnectAnswer, HandshakeParts};
@@ -113,7 +113,7 @@ where
         machine: Connection::new(edge.limits.clone(), edge.random_lifetime()),
         stream,
         early,
-        mailbox: edge.gateway.begin(owner, info),
+        mailbox: edge.gateway.begin(owner, info, &stage),
         parts: Some(parts),
         stage,
         key: head.key,
@@ -122,7 +122,7 @@ where
         answer: None,
         has_left: false,
     };
-    let session = opening.run(edge.frame_limits).await;
+    let session = opening.run(edge).await;
     if session.is_some() {
         edge.gateway.metrics().edge.handshake_seconds.record(started.elapsed());
     }
@@ -194,11 +194,11 @@ impl<S> Opening<S>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    async fn run(mut self, limits: FrameLimits) -> Option<Session<S>> {
+    async fn run(mut self, edge: &Edge) -> Option<Session<S>> {
         loop {
             while let Some(action) = self.machine.poll_action() {
                 match action {
-                    Action::Upgrade => return Some(self.upgrade(limits).await),
+                    Action::Upgrade => return Some(self.upgrade(edge).await),
                     Action::Drop => {
                         self.gateway.let_go(&self.mailbox);
                         return None;
@@ -300,7 +300,7 @@ where
         reply.send(&mut self.stream).await;
     }
 
-    async fn upgrade(mut self, limits: FrameLimits) -> Session<S> {
+    async fn upgrade(mut self, edge: &Edge) -> Session<S> {
         let accept = tungstenite::handshake::derive_accept_key(self.key.as_bytes());
         let mut response = format!(
             "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -316,8 +316,8 @@ where
         // A failure shows when the session reads.
         let _ = self.stream.write_all(response.as_bytes()).await;
         let _ = self.stream.flush().await;
-        let socket = Socket::new(self.stream, self.early, limits);
-        Session::new(self.machine, socket, self.mailbox, self.gateway)
+        let socket = Socket::new(self.stream, self.early, edge.frame_limits.clone());
+        Session::new(self.machine, socket, self.mailbox, self.gateway, edge.pace.clone())
     }
 }
 

@@ -26,6 +26,8 @@ pub(super) struct Session<S> {
     socket: Socket<S>,
     mailbox: Arc<Mailbox>,
     gateway: Arc<Gateway>,
+    pace: Arc<Pace>,
+    control_frames: ControlFrames,
     timer: Option<Pin<Box<Sleep>>>,
     /// The message that the machine is about to have dispatched.
     received: Option<Message>,
@@ -35,10 +37,29 @@ pub(super) struct Session<S> {
     is_faulty: bool,
 }
 
+/// How fast a client must and may send.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pace {
+    /// From where we begin to wait for the rest of a message until it is whole.
+    pub(super) message_max: Option<Duration>,
+    /// Pings, and Pongs that answer none of ours.
+    pub(super) control_frames_per_s_max: Option<u64>,
+}
+
+/// Counts a client's control frames within a second.
+#[derive(Debug, Default)]
+struct ControlFrames {
+    /// When the second began.
+    since: Option<Instant>,
+    count: u64,
+}
+
 /// Everything that can happen to a session. If it is not here, it does not happen.
 enum Event {
     Received(Received),
     Mail,
+    /// Somebody wishes it closed, while the client does not take what was queued before.
+    Wished(CloseCause),
     Farewell,
     Written,
     Ended(CloseCause),
@@ -52,12 +73,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         socket: Socket<S>,
         mailbox: Arc<Mailbox>,
         gateway: Arc<Gateway>,
+        pace: Arc<Pace>,
     ) -> Session<S> {
         Session {
             machine,
             socket,
             mailbox,
             gateway,
+            pace,
+            control_frames: ControlFrames::default(),
             timer: None,
             received: None,
             farewell: None,
@@ -86,6 +110,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             if let Poll::Ready(result) = self.socket.poll_flush(cx) {
                 return Poll::Ready(result.map_or_else(Event::Ended, |()| Event::Written));
             }
+            if let Poll::Ready(cause) = self.mailbox.poll_wish(cx) {
+                return Poll::Ready(Event::Wished(cause));
+            }
         } else if self.mailbox.has_mail() {
             return Poll::Ready(Event::Mail);
         } else if self.farewell.is_some() {
@@ -94,10 +121,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             // The farewell is with the kernel. RFC 6455 section 7.1.7 has us not wait for more.
             return Poll::Ready(Event::Ended(CloseCause::Lost));
         }
-        if self.machine.wants_messages()
-            && !self.is_faulty
-            && let Poll::Ready(result) = self.socket.poll_read(cx)
-        {
+        if !self.machine.wants_messages() || self.is_faulty {
+            self.socket.pause();
+        } else if let Poll::Ready(result) = self.socket.poll_read(cx) {
             return Poll::Ready(result.map_or_else(Event::Ended, Event::Received));
         }
         if self.poll_timer(cx).is_ready() {
@@ -109,13 +135,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     /// A timer that fires too early only makes the machine say when to fire next, so it is not reset
     /// each time that a message puts the deadline off.
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(due) = self.machine.poll_timeout() else { return Poll::Pending };
+        let due = [self.machine.poll_timeout(), self.message_due()].into_iter().flatten().min();
+        let Some(due) = due else { return Poll::Pending };
         let due = due.into();
         let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due)));
         if timer.deadline() > due || timer.is_elapsed() {
             timer.as_mut().reset(due);
         }
         timer.as_mut().poll(cx)
+    }
+
+    /// When the rest of a message must have come.
+    fn message_due(&self) -> Option<Instant> {
+        Some(self.socket.unfinished_since()? + self.pace.message_max?)
     }
 
     async fn apply(&mut self, event: Event) {
@@ -125,28 +157,47 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 self.received = Some(message);
                 self.machine.on_message(now);
             }
-            Event::Received(Received::Ping) => self.machine.on_ping(now),
+            Event::Received(Received::Ping) => {
+                self.machine.on_ping(now);
+                self.on_control_frame(now);
+            }
             Event::Received(Received::Pong(number)) => {
                 self.machine.on_pong(now);
-                if let Some(number) = number {
-                    self.mailbox.on_pong(number);
+                if !number.is_some_and(|number| self.mailbox.on_pong(number)) {
+                    self.on_control_frame(now);
                 }
             }
             Event::Received(Received::Close(frame)) => {
                 self.machine.on_ended(CloseCause::ByClient(frame));
             }
             Event::Mail => self.send_mail(now).await,
+            Event::Wished(cause) => self.close(now, cause),
             Event::Farewell => self.send_farewell().await,
             Event::Written => self.mailbox.on_written(),
             Event::Ended(cause) => self.end(now, cause),
+            Event::TimedOut if self.message_due().is_some_and(|due| due <= now) => {
+                self.end(now, CloseCause::Unfinished);
+            }
             Event::TimedOut => self.machine.handle_timeout(now),
+        }
+    }
+
+    fn on_control_frame(&mut self, now: Instant) {
+        let count = self.control_frames.on_one(now);
+        if self.pace.control_frames_per_s_max.is_some_and(|max| count > max) {
+            self.end(now, CloseCause::TooManyControlFrames);
         }
     }
 
     /// What the client did wrong is told to it; what just ended is ended.
     fn end(&mut self, now: Instant, cause: CloseCause) {
         match cause {
-            CloseCause::ProtocolError | CloseCause::NotUtf8 | CloseCause::MessageTooBig => {
+            CloseCause::ProtocolError
+            | CloseCause::NotUtf8
+            | CloseCause::MessageTooBig
+            | CloseCause::TooManyFragments
+            | CloseCause::Unfinished
+            | CloseCause::TooManyControlFrames => {
                 self.is_faulty = true;
                 self.machine.close(now, cause);
             }
@@ -186,10 +237,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         } else if let Some(number) = mail.ping {
             self.ping(Some(number)).await;
         }
-        match mail.close {
-            Some(CloseCause::Fenced) => self.machine.on_fenced(now),
-            Some(cause) => self.machine.close(now, cause),
-            None => (),
+        if let Some(cause) = mail.close {
+            self.close(now, cause);
+        }
+    }
+
+    fn close(&mut self, now: Instant, cause: CloseCause) {
+        match cause {
+            CloseCause::Fenced => self.machine.on_fenced(now),
+            cause => self.machine.close(now, cause),
         }
     }
 
@@ -249,5 +305,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         };
         // Who does not take it in time misses it.
         let _ = tokio::time::timeout(LINGER_MAX, farewell).await;
+    }
+}
+
+impl ControlFrames {
+    /// How many there were within a second, this one included.
+    fn on_one(&mut self, now: Instant) -> u64 {
+        let is_same = |since: Instant| now.duration_since(since) < Duration::from_secs(1);
+        if !self.since.is_some_and(is_same) {
+            *self = ControlFrames { since: Some(now), count: 0 };
+        }
+        self.count += 1;
+        self.count
     }
 }

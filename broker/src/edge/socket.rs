@@ -6,14 +6,17 @@
 
 use std::io::{self, Read, Write};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
 use bytes::Bytes;
 use posthorn_core::connection::{CloseCause, CloseFrame};
+use posthorn_core::frames::{FrameFault, FrameGuard, FrameLimits};
 use posthorn_core::message::{Message, MessageKind};
 use posthorn_core::outbox::Position;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tungstenite::error::{CapacityError, Error, ProtocolError};
+use tungstenite::error::{Error, ProtocolError};
 use tungstenite::protocol::frame::Frame;
 use tungstenite::protocol::frame::coding::{Data, OpCode};
 use tungstenite::protocol::{Role, WebSocketConfig, WebSocketContext};
@@ -22,20 +25,20 @@ use tungstenite::protocol::{Role, WebSocketConfig, WebSocketContext};
 const READ_BUFFER_BYTES: usize = 1024;
 /// Frames gather up to this before they are given to the kernel.
 const WRITE_BUFFER_BYTES: usize = 8 * 1024;
+/// Pongs that wait for the kernel to take them. While there are more, nothing is read: who pings and
+/// does not read must not fill our memory.
+const UNWRITTEN_PONGS_MAX: u8 = 1;
 
 pub(super) struct Socket<S> {
     stream: S,
     context: WebSocketContext,
+    limits: Arc<FrameLimits>,
+    /// Sees every byte before the protocol context does.
+    guard: FrameGuard,
+    /// Since when the client has kept us waiting for the rest of what it began.
+    unfinished_since: Option<Instant>,
+    unwritten_pongs: u8,
     is_flushed: bool,
-}
-
-/// What a client may send at most.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct FrameLimits {
-    pub(super) message_bytes_max: Option<usize>,
-    pub(super) frame_bytes_max: Option<usize>,
-    /// Bytes that may wait to be written: a message of the largest size beside a batch.
-    pub(super) unwritten_bytes_max: usize,
 }
 
 /// What came in.
@@ -51,32 +54,71 @@ pub(super) enum Received {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
     /// `early` is what the client sent behind its handshake.
-    pub(super) fn new(stream: S, early: Vec<u8>, limits: FrameLimits) -> Socket<S> {
+    pub(super) fn new(stream: S, mut early: Vec<u8>, limits: Arc<FrameLimits>) -> Socket<S> {
+        // The guard holds what limits there are on what comes in, and the session writes no more
+        // than a batch before all of it was taken.
         let config = WebSocketConfig::default()
             .read_buffer_size(READ_BUFFER_BYTES)
             .write_buffer_size(WRITE_BUFFER_BYTES)
-            .max_write_buffer_size(WRITE_BUFFER_BYTES + limits.unwritten_bytes_max)
-            .max_message_size(limits.message_bytes_max)
-            .max_frame_size(limits.frame_bytes_max);
+            .max_write_buffer_size(usize::MAX)
+            .max_message_size(None)
+            .max_frame_size(None);
+        let mut guard = FrameGuard::default();
+        early.truncate(guard.on_bytes(&limits, &early));
         let context = WebSocketContext::from_partially_read(early, Role::Server, Some(config));
-        Socket { stream, context, is_flushed: true }
+        let (unfinished_since, unwritten_pongs, is_flushed) = (None, 0, true);
+        Socket { stream, context, limits, guard, unfinished_since, unwritten_pongs, is_flushed }
     }
 
     /// The next thing that the client sent, or why there will be none.
     pub(super) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<Received, CloseCause>> {
-        let mut bytes = Bridge { stream: &mut self.stream, cx };
+        if self.unwritten_pongs > UNWRITTEN_PONGS_MAX
+            && let Err(cause) = ready!(self.poll_flush(cx))
+        {
+            return Poll::Ready(Err(cause));
+        }
+        let (limits, guard) = (&*self.limits, &mut self.guard);
+        let mut bytes = Bridge { stream: &mut self.stream, cx, guarded: Some((limits, guard)) };
         match self.context.read(&mut bytes) {
-            Ok(message) => Poll::Ready(Ok(received(message))),
-            Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
+            Ok(message) => {
+                match message {
+                    // A message may be unfinished around them.
+                    tungstenite::Message::Ping(_) => self.unwritten_pongs += 1,
+                    tungstenite::Message::Pong(_) => (),
+                    _ => self.unfinished_since = None,
+                }
+                Poll::Ready(Ok(received(message)))
+            }
+            Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
+                if let Some(fault) = self.guard.fault() {
+                    return Poll::Ready(Err(cause_of_fault(fault)));
+                }
+                match self.guard.is_unfinished() {
+                    true => drop(self.unfinished_since.get_or_insert_with(Instant::now)),
+                    false => self.unfinished_since = None,
+                }
+                Poll::Pending
+            }
             Err(error) => Poll::Ready(Err(cause_of(&error))),
         }
     }
 
+    /// Since when the client has kept us waiting for the rest of a message.
+    pub(super) fn unfinished_since(&self) -> Option<Instant> {
+        self.unfinished_since
+    }
+
+    /// Nothing is being read: it is we who keep the client waiting.
+    pub(super) fn pause(&mut self) {
+        self.unfinished_since = None;
+    }
+
     /// Gives everything that was queued to the kernel.
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CloseCause>> {
-        let mut bytes = Bridge { stream: &mut self.stream, cx };
+        let mut bytes = Bridge { stream: &mut self.stream, cx, guarded: None };
         match self.context.flush(&mut bytes) {
             Ok(()) => {
+                self.unwritten_pongs = 0;
                 self.is_flushed = true;
                 Poll::Ready(Ok(()))
             }
@@ -125,7 +167,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
             reason: (&*frame.reason).into(),
         };
         self.is_flushed = false;
-        let mut bytes = Bridge { stream: &mut self.stream, cx };
+        let mut bytes = Bridge { stream: &mut self.stream, cx, guarded: None };
+        // A Pong that is still to be sent would be written behind the Close frame.
+        unless_blocked(self.context.flush(&mut bytes))?;
         unless_blocked(self.context.close(&mut bytes, Some(frame)))
     }
 
@@ -148,7 +192,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
 
     fn queue_frame(&mut self, cx: &mut Context<'_>, frame: Frame) -> Result<(), CloseCause> {
         self.is_flushed = false;
-        let mut bytes = Bridge { stream: &mut self.stream, cx };
+        let mut bytes = Bridge { stream: &mut self.stream, cx, guarded: None };
         let message = tungstenite::Message::Frame(frame);
         unless_blocked(self.context.write(&mut bytes, message))
     }
@@ -185,9 +229,16 @@ fn received(message: tungstenite::Message) -> Received {
     }
 }
 
+fn cause_of_fault(fault: FrameFault) -> CloseCause {
+    match fault {
+        FrameFault::Protocol => CloseCause::ProtocolError,
+        FrameFault::TooBig => CloseCause::MessageTooBig,
+        FrameFault::TooManyFragments => CloseCause::TooManyFragments,
+    }
+}
+
 fn cause_of(error: &Error) -> CloseCause {
     match error {
-        Error::Capacity(CapacityError::MessageTooLong { .. }) => CloseCause::MessageTooBig,
         Error::Utf8(_) => CloseCause::NotUtf8,
         Error::WriteBufferFull(_) => CloseCause::TooSlow,
         Error::Protocol(
@@ -203,13 +254,28 @@ fn cause_of(error: &Error) -> CloseCause {
 struct Bridge<'a, 'b, S> {
     stream: &'a mut S,
     cx: &'a mut Context<'b>,
+    /// Where something is to be read.
+    guarded: Option<(&'a FrameLimits, &'a mut FrameGuard)>,
 }
 
 impl<S: AsyncRead + Unpin> Read for Bridge<'_, '_, S> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let Some((limits, guard)) = &mut self.guarded else {
+            return Err(io::ErrorKind::WouldBlock.into());
+        };
+        // What came before the fault is with the context: it says that it has nothing left, and then
+        // the fault is told.
+        if guard.fault().is_some() {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
         let mut buffer = ReadBuf::new(buffer);
         match Pin::new(&mut *self.stream).poll_read(self.cx, &mut buffer) {
-            Poll::Ready(result) => result.map(|()| buffer.filled().len()),
+            Poll::Ready(Ok(())) if buffer.filled().is_empty() => Ok(0),
+            Poll::Ready(Ok(())) => match guard.on_bytes(limits, buffer.filled()) {
+                0 => Err(io::ErrorKind::WouldBlock.into()),
+                passed => Ok(passed),
+            },
+            Poll::Ready(Err(error)) => Err(error),
             Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
         }
     }

@@ -14,17 +14,19 @@ use posthorn_core::event::handshake::{Forwarded, Handshake};
 use posthorn_core::event::ids::{MessageId, RequestId};
 use posthorn_core::event::proxy::{ConnectEvent, DisconnectEvent, Event, MessageEvent};
 use posthorn_core::ids::NodeRun;
-use posthorn_core::message::Message;
+use posthorn_core::message::{Message, MessageKind};
 use posthorn_core::route::error_frame::ErrorFrame;
 use posthorn_core::route::table::{RouteKey, Selected};
 use tracing::{debug, info};
 
 use crate::clock::epoch_ms;
+use crate::config::api::BinaryMessages;
 use crate::consensus::Consensus;
+use crate::exchange::account;
 use crate::exchange::mailbox::Mailbox;
 use crate::exchange::stage::{Route, Stage, Stages};
 use crate::integration::{Answer, CallError};
-use crate::telemetry::Refused;
+use crate::telemetry::{Refused, RouteMetrics};
 
 pub(super) const SUBPROTOCOL: &str = "sec-websocket-protocol";
 
@@ -108,6 +110,7 @@ impl Inbound {
     ) -> impl Future<Output = ConnectAnswer> + Send + 'static {
         let consensus = self.consensus.clone();
         async move {
+            stage.metrics.connects.increment(1);
             let Some(route) = stage.routes.connect() else {
                 return ConnectAnswer::accepted(parts.subprotocol_default);
             };
@@ -124,7 +127,7 @@ impl Inbound {
                 stage_variables: &stage.variables,
                 origin: Some(Origin { run: owner, sequence: 1 }),
             });
-            match route.integration.call(&event).await {
+            match account::call(route, &event).await {
                 Ok(answer) => judge(answer, parts),
                 Err(error) => {
                     info!(api = %info.api_id, %error, "$connect failed");
@@ -142,16 +145,29 @@ impl Inbound {
 
     /// Gives a client's message to its route. The mailbox is told when that is done.
     pub(super) fn dispatch(&self, stages: &Stages, mailbox: &Arc<Mailbox>, message: Message) {
-        let selected = stages.of(&mailbox.info).map(|stage| (stage, stage.routes.select(&message)));
+        let stage = stages.of(&mailbox.info);
+        if message.kind == MessageKind::Binary
+            && stage.is_some_and(|stage| stage.binary_messages == BinaryMessages::Refuse)
+        {
+            // It may be closing already.
+            let _ = mailbox.close(CloseCause::BinaryRefused);
+            mailbox.on_dispatched();
+            return;
+        }
+        let selected = stage.map(|stage| (stage, stage.routes.select(&message)));
         let (stage, key, route) = match selected {
             Some((stage, Selected::Route { key, value })) => (stage, key.as_str(), value),
             Some((stage, Selected::Default(value))) => (stage, RouteKey::DEFAULT, value),
             Some((_, Selected::None)) | None => {
-                reply_error(mailbox, ErrorFrame::Forbidden(request_id()));
+                let metrics = &mailbox.metrics.unrouted;
+                metrics.messages_received.increment(1);
+                metrics.client_errors.increment(1);
+                reply_error(mailbox, metrics, ErrorFrame::Forbidden(request_id()));
                 mailbox.on_dispatched();
                 return;
             }
         };
+        route.metrics.messages_received.increment(1);
         if let Some(answer) = route.integration.answer_now(&mailbox.info, Some(&message)) {
             reply(mailbox, route, answer);
             mailbox.on_dispatched();
@@ -163,6 +179,7 @@ impl Inbound {
                 key: key.to_owned(),
                 route: route.clone(),
                 mailbox: mailbox.clone(),
+                request: request(),
                 message,
             };
             tokio::spawn(dispatched.run());
@@ -191,7 +208,7 @@ impl Inbound {
             stage_variables: &stage.variables,
             origin: Some(origin),
         });
-        let answer = route.integration.call(&event).await?;
+        let answer = account::call(route, &event).await?;
         match answer.status {
             429 | 500.. => Err(CallError::Failed(format!("it answered {}", answer.status))),
             _ => Ok(()),
@@ -205,39 +222,41 @@ struct Dispatched {
     key: String,
     route: Route,
     mailbox: Arc<Mailbox>,
+    request: Request,
     message: Message,
 }
 
 impl Dispatched {
     async fn run(self) {
-        let Dispatched { stage, key, route, mailbox, message } = &self;
+        let Dispatched { stage, key, route, mailbox, request, message } = &self;
         let event = Event::Message(MessageEvent {
             info: &mailbox.info,
-            request: request(),
+            request: *request,
             route_key: key,
             message_id: MessageId::from_random(random(), mailbox.info.connection),
             message,
             stage_variables: &stage.variables,
             origin: Some(mailbox.next_origin()),
         });
-        match route.integration.call(&event).await {
-            Ok(Answer { status: 500.., .. }) => {
-                reply_error(mailbox, ErrorFrame::InternalServerError(request_id()));
+        let failed = match account::call(route, &event).await {
+            Ok(Answer { status: 500.., .. }) => Some(ErrorFrame::InternalServerError(request.id)),
+            Ok(answer) => {
+                reply(mailbox, route, answer);
+                None
             }
-            Ok(answer) => reply(mailbox, route, answer),
             Err(error) => {
                 info!(api = %mailbox.info.api_id, route = ?key, %error, "an integration failed");
-                reply_error(
-                    mailbox,
-                    match error {
-                        CallError::TimedOut(_) => ErrorFrame::TimedOut(request_id()),
-                        CallError::Overloaded
-                        | CallError::NotCalled(_)
-                        | CallError::Failed(_)
-                        | CallError::BadAnswer(_) => ErrorFrame::InternalServerError(request_id()),
-                    },
-                );
+                Some(match error {
+                    CallError::TimedOut(_) => ErrorFrame::TimedOut(request.id),
+                    CallError::Overloaded
+                    | CallError::NotCalled(_)
+                    | CallError::Failed(_)
+                    | CallError::BadAnswer(_) => ErrorFrame::InternalServerError(request.id),
+                })
             }
+        };
+        if let Some(frame) = failed {
+            reply_error(mailbox, &route.metrics, frame);
         }
         mailbox.on_dispatched();
     }
@@ -291,13 +310,19 @@ fn is_passed_on((name, value): &(String, String)) -> bool {
 
 fn reply(mailbox: &Mailbox, route: &Route, answer: Answer) {
     if let Some(body) = answer.body.filter(|_| route.is_two_way) {
-        // Who does not read misses the answers to what he sends.
-        let _ = mailbox.reply(body);
+        put(mailbox, &route.metrics, body);
     }
 }
 
-fn reply_error(mailbox: &Mailbox, frame: ErrorFrame) {
-    let _ = mailbox.reply(Message::text(frame.text(mailbox.info.connection)));
+fn reply_error(mailbox: &Mailbox, metrics: &RouteMetrics, frame: ErrorFrame) {
+    put(mailbox, metrics, Message::text(frame.text(mailbox.info.connection)));
+}
+
+/// Who does not read misses the answers to what he sends.
+fn put(mailbox: &Mailbox, metrics: &RouteMetrics, message: Message) {
+    if mailbox.reply(message).is_ok() {
+        metrics.messages_sent.increment(1);
+    }
 }
 
 pub(super) fn request() -> Request {

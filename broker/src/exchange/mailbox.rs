@@ -21,6 +21,7 @@ use posthorn_core::outbox::{Outbox, OutboxLimits, Position, Progress};
 use posthorn_core::recent::{Recent, Seen};
 
 use crate::exchange::outcome::{DeliverError, Outcome};
+use crate::telemetry::StageMetrics;
 
 const SHARDS: usize = 64;
 
@@ -41,6 +42,8 @@ pub struct Mailbox {
     pub info: Arc<ConnectionInfo>,
     /// The run that owns the connection. A later run of this process has nothing to do with it.
     pub owner: NodeRun,
+    /// Of its stage.
+    pub metrics: Arc<StageMetrics>,
     limits: OutboxLimits,
     /// Milliseconds since 1970-01-01 UTC.
     last_active_at_ms: AtomicU64,
@@ -73,11 +76,17 @@ pub struct Mail {
 }
 
 impl Mailbox {
-    pub fn new(info: Arc<ConnectionInfo>, owner: NodeRun, limits: OutboxLimits) -> Mailbox {
+    pub fn new(
+        info: Arc<ConnectionInfo>,
+        owner: NodeRun,
+        metrics: Arc<StageMetrics>,
+        limits: OutboxLimits,
+    ) -> Mailbox {
         let last_active_at_ms = AtomicU64::new(info.connected_at_ms);
         Mailbox {
             info,
             owner,
+            metrics,
             limits,
             last_active_at_ms,
             // The first is `$connect`.
@@ -91,7 +100,10 @@ impl Mailbox {
     pub fn post(&self, now: Instant, post: &Post, answer: Answer) {
         let mut state = self.state.lock();
         match state.accept(now, self.limits, post) {
-            Ok(position) => {
+            Ok((position, seen)) => {
+                if seen == Seen::Never {
+                    self.metrics.unrouted.messages_sent.increment(1);
+                }
                 let told = state.outbox.wait(position, post.progress, answer);
                 drop(state);
                 self.waker.wake();
@@ -210,9 +222,11 @@ impl Mailbox {
         tell(told);
     }
 
-    pub fn on_pong(&self, position: Position) {
-        let told = self.state.lock().outbox.on_pong(position);
+    /// False if it answers no Ping that bore a number.
+    pub fn on_pong(&self, position: Position) -> bool {
+        let Some(told) = self.state.lock().outbox.on_pong(position) else { return false };
         tell(told);
+        true
     }
 
     /// Takes no more posts; what was taken is still sent.
@@ -238,20 +252,22 @@ impl State {
         now: Instant,
         limits: OutboxLimits,
         post: &Post,
-    ) -> Result<Position, DeliverError> {
+    ) -> Result<(Position, Seen), DeliverError> {
         if self.is_shut || self.wish.is_some() {
             return Err(DeliverError::Gone);
         }
-        let Some(key) = &post.idempotency_key else { return self.push(limits, post) };
+        let Some(key) = &post.idempotency_key else {
+            return Ok((self.push(limits, post)?, Seen::Never));
+        };
         let seen = self.recent.get_or_insert_default().look_up(now, key, &post.message);
         match seen {
-            Seen::Accepted(position) => Ok(position),
+            Seen::Accepted(position) => Ok((position, seen)),
             Seen::Otherwise => Err(DeliverError::KeyReused),
             Seen::Never => {
                 let position = self.push(limits, post)?;
                 let recent = self.recent.get_or_insert_default();
                 recent.on_accepted(now, key, &post.message, position);
-                Ok(position)
+                Ok((position, seen))
             }
         }
     }

@@ -3,6 +3,7 @@
 //!
 //! All retries live here.
 
+mod account;
 mod bearer;
 mod debts;
 pub mod gate;
@@ -136,8 +137,9 @@ impl Gateway {
     }
 
     /// A connection begins: from here on it can be posted to on this node.
-    pub fn begin(&self, owner: NodeRun, info: ConnectionInfo) -> Arc<Mailbox> {
-        let mailbox = Arc::new(Mailbox::new(Arc::new(info), owner, self.outbox_limits));
+    pub fn begin(&self, owner: NodeRun, info: ConnectionInfo, stage: &Stage) -> Arc<Mailbox> {
+        let (info, metrics) = (Arc::new(info), stage.metrics.clone());
+        let mailbox = Arc::new(Mailbox::new(info, owner, metrics, self.outbox_limits));
         self.mailboxes.insert(mailbox.clone());
         mailbox
     }
@@ -314,6 +316,9 @@ fn closed_label(cause: &CloseCause) -> Closed {
         CloseCause::ProtocolError => Closed::ProtocolError,
         CloseCause::NotUtf8 => Closed::NotUtf8,
         CloseCause::MessageTooBig => Closed::MessageTooBig,
+        CloseCause::TooManyFragments => Closed::TooManyFragments,
+        CloseCause::Unfinished => Closed::Unfinished,
+        CloseCause::TooManyControlFrames => Closed::TooManyControlFrames,
         CloseCause::BinaryRefused => Closed::BinaryRefused,
         CloseCause::Drained(_) => Closed::Drained,
         CloseCause::Fenced => Closed::Fenced,

@@ -7,10 +7,10 @@ use posthorn_core::auth::origin::OriginRules;
 use posthorn_core::event::connection_info::ConnectionInfo;
 use posthorn_core::route::table::{RouteKey, RouteTable};
 
-use crate::config::api::{Api, StageSettings};
+use crate::config::api::{Api, BinaryMessages, StageSettings};
 use crate::exchange::gate::Door;
 use crate::integration::{Clients, Integration};
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, RouteMetrics, StageMetrics};
 
 /// All stages of all APIs, as of one reading of the configuration.
 pub struct Stages {
@@ -25,14 +25,17 @@ pub struct Stage {
     pub door: Door,
     /// From which web pages browsers may connect. None is from all.
     pub allowed_origins: Option<OriginRules>,
+    pub binary_messages: BinaryMessages,
     /// In the names that authorizers and policies know the stage by.
     pub region: Arc<str>,
     pub account_id: Arc<str>,
+    pub metrics: Arc<StageMetrics>,
 }
 
 #[derive(Clone)]
 pub struct Route {
     pub integration: Arc<Integration>,
+    pub metrics: Arc<RouteMetrics>,
     /// Whether what the integration answers goes back to the client.
     pub is_two_way: bool,
 }
@@ -72,9 +75,11 @@ fn stages_of(
             (id, Arc::new(Integration::new(settings, clients, metrics.clone())))
         });
         let integrations: BTreeMap<_, _> = integrations.collect();
+        let stage_metrics = StageMetrics::new(&api.id, name);
         let routes = api.routes.iter().filter_map(|(key, route)| {
             let integration = integrations.get(&route.integration)?.clone();
-            Some((key.clone(), Route { integration, is_two_way: route.is_two_way }))
+            let metrics = Arc::new(stage_metrics.route(key.as_str()));
+            Some((key.clone(), Route { integration, metrics, is_two_way: route.is_two_way }))
         });
         let routes: BTreeMap<RouteKey, Route> = routes.collect();
         let stage = Stage {
@@ -84,8 +89,10 @@ fn stages_of(
             routes: RouteTable::new(api.route_selection_expression.clone(), routes),
             door: Door::new(&settings.authorization, clients),
             allowed_origins: settings.allowed_origins.clone(),
+            binary_messages: settings.binary_messages,
             region: clients.aws().region.clone(),
             account_id: clients.aws().account_id.clone(),
+            metrics: Arc::new(stage_metrics),
         };
         (name.clone(), Arc::new(stage))
     };

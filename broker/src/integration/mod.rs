@@ -146,6 +146,11 @@ impl Integration {
         }
     }
 
+    /// Whether it answers by itself.
+    pub fn is_mock(&self) -> bool {
+        matches!(self.kind, Kind::Mock(_))
+    }
+
     /// The answer, where it needs nobody else.
     pub fn answer_now(&self, info: &ConnectionInfo, message: Option<&Message>) -> Option<Answer> {
         match &self.kind {

@@ -2,6 +2,7 @@
 
 use metrics::{Counter, Gauge, Histogram};
 
+use crate::telemetry::apis;
 use crate::telemetry::registry::{ByLabel, Registry, label};
 
 /// The handles of all series. The text beside each name is what `/metrics` says of it.
@@ -65,6 +66,9 @@ label! {
         ProtocolError => "protocol_error",
         NotUtf8 => "not_utf8",
         MessageTooBig => "message_too_big",
+        TooManyFragments => "too_many_fragments",
+        Unfinished => "unfinished",
+        TooManyControlFrames => "too_many_control_frames",
         BinaryRefused => "binary_refused",
         Drained => "drained",
         Fenced => "fenced",
@@ -122,6 +126,7 @@ label! {
 impl Metrics {
     /// Makes all handles. The recorder must be installed before, or they count into nothing.
     pub fn new(registry: &mut Registry) -> Metrics {
+        apis::describe(registry);
         Metrics {
             edge: EdgeMetrics::new(registry),
             integrations: IntegrationMetrics::new(registry),

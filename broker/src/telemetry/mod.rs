@@ -1,9 +1,11 @@
 //! What operators see: metrics, each named once, and the log.
 
+mod apis;
 mod log;
 mod metrics;
 mod registry;
 
+pub use apis::{RouteMetrics, StageMetrics};
 pub use log::{LogError, start_log};
 pub use metrics::*;
 pub use registry::{ByLabel, Exporter, Label, Registry, Series};

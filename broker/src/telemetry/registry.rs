@@ -111,6 +111,18 @@ impl Registry {
         ByLabel { handles, label: std::marker::PhantomData }
     }
 
+    /// Counters whose handles are made elsewhere, since their labels are the configuration's.
+    pub(super) fn describe_counters(&mut self, name: &'static str, help: &'static str) {
+        self.describe(name, "counter", None, help);
+        metrics::describe_counter!(name, help);
+    }
+
+    /// The same for histograms of seconds.
+    pub(super) fn describe_seconds(&mut self, name: &'static str, help: &'static str) {
+        self.describe(name, "histogram", None, help);
+        metrics::describe_histogram!(name, Unit::Seconds, help);
+    }
+
     fn describe(
         &mut self,
         name: &'static str,

@@ -52,6 +52,18 @@ pub struct StageSettings {
     /// Who says whether a client may connect.
     pub authorization: Authorization,
     pub allowed_origins: Option<OriginRules>,
+    pub binary_messages: BinaryMessages,
+}
+
+/// What becomes of a client's binary messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BinaryMessages {
+    /// They take `$default`, or the route of a static expression; events carry them in base64.
+    #[default]
+    Accept,
+    /// They close the connection with 1003, as at API Gateway.
+    Refuse,
 }
 
 /// What a definition may point to.
@@ -97,6 +109,8 @@ struct WrittenStage {
     /// From which web pages browsers may connect; from all where it is missing. Clients that send
     /// no `Origin` are no browsers.
     allowed_origins: Option<Vec<Spanned<String>>>,
+    #[serde(default)]
+    binary_messages: BinaryMessages,
 }
 
 impl Api {
@@ -163,6 +177,7 @@ impl WrittenStage {
             integrations,
             authorization: api.authorization(variables, surroundings)?,
             allowed_origins: self.origin_rules(&place)?,
+            binary_messages: self.binary_messages,
         })
     }
 }
