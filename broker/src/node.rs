@@ -106,7 +106,12 @@ impl Node {
                 NodeError::Store(error.to_string().into())
             }
         })?;
-        let stages = Stages::new(&config.apis, &Clients::new(config.aws.clone()), &metrics);
+        let stages = Stages::new(
+            &config.apis,
+            config.addresses.clone(),
+            &Clients::new(config.aws.clone()),
+            &metrics,
+        );
         let outbox_limits = OutboxLimits {
             bytes_max: config.edge.outbox_bytes_max as usize,
             messages_max: config.edge.outbox_messages_max as usize,

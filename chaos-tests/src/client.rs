@@ -1,5 +1,7 @@
 //! A WebSocket client.
 
+use std::net::SocketAddr;
+
 use futures_util::{SinkExt as _, StreamExt as _};
 use tokio::net::TcpStream;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
@@ -22,6 +24,14 @@ impl Client {
     pub async fn connect_by(request: Request) -> Result<(Client, Response), Error> {
         let (socket, response) = within("an answer to a handshake", connect_async(request)).await?;
         Ok((Client { socket }, response))
+    }
+
+    /// Opens one at an address, whatever host the URL names.
+    pub async fn connect_at(address: SocketAddr, url: &str) -> Result<Client, Error> {
+        let stream = MaybeTlsStream::Plain(TcpStream::connect(address).await?);
+        let opened = Box::pin(tokio_tungstenite::client_async(url, stream));
+        let (socket, _) = within("an answer to a handshake", opened).await?;
+        Ok(Client { socket })
     }
 
     /// Asks the node for our connection ID. The API must have the route `whoami`.

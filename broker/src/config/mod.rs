@@ -9,6 +9,7 @@
 
 pub mod api;
 pub mod aws;
+mod domain;
 pub mod jwt;
 pub mod node;
 mod source;
@@ -19,10 +20,12 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use posthorn_core::address::Addresses;
 use serde::Deserialize;
 
 use crate::config::api::{Api, Surroundings, WrittenApi};
 use crate::config::aws::{AwsSettings, WrittenAws};
+use crate::config::domain::WrittenDomainName;
 use crate::config::node::{
     AdminSettings, ApiSettings, ClusterSettings, EdgeSettings, FabricSettings, LogSettings,
     NodeSettings,
@@ -41,6 +44,8 @@ pub struct Config {
     pub log: LogSettings,
     pub aws: Arc<AwsSettings>,
     pub apis: Vec<Arc<Api>>,
+    /// What leads to their stages.
+    pub addresses: Arc<Addresses>,
 }
 
 #[derive(Deserialize)]
@@ -62,7 +67,10 @@ struct Written {
     /// API definitions, by API ID.
     #[serde(default)]
     apis: BTreeMap<Arc<str>, WrittenApi>,
-    /// Files with more of them, relative to this one. Each has `apis` at its top.
+    /// By which names clients and backends find their stages, beside those that every stage has.
+    #[serde(default)]
+    domain_names: BTreeMap<String, WrittenDomainName>,
+    /// Files with more of both, relative to this one: each has `apis`, `domain_names` or both.
     #[serde(default)]
     api_files: Vec<PathBuf>,
 }
@@ -70,7 +78,10 @@ struct Written {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct WrittenApiFile {
+    #[serde(default)]
     apis: BTreeMap<Arc<str>, WrittenApi>,
+    #[serde(default)]
+    domain_names: BTreeMap<String, WrittenDomainName>,
 }
 
 impl Config {
@@ -87,10 +98,12 @@ impl Config {
         let written: Written = source::read_with(path, &environment)?;
         let folder = path.parent().unwrap_or(Path::new(""));
         let mut apis = believe_apis(path, &written.apis)?;
+        let mut domain_names = vec![(path.to_owned(), written.domain_names)];
         for file in &written.api_files {
             let file = folder.join(file);
             let more: WrittenApiFile = source::read(&file)?;
             apis.extend(believe_apis(&file, &more.apis)?);
+            domain_names.push((file, more.domain_names));
         }
         let Written { node, cluster, fabric, mut edge, api, admin, log, aws, .. } = written;
         edge.tls = edge.tls.map(|tls| tls.found_from(folder));
@@ -98,7 +111,9 @@ impl Config {
             .believe(folder, &environment)
             .map_err(|(key, rule)| ConfigError::rule(path, key, rule))?;
         let aws = Arc::new(aws);
-        let config = Config { node, cluster, fabric, edge, api, admin, log, aws, apis };
+        let domain_names = domain_names.iter().map(|(file, names)| (&**file, names));
+        let addresses = Arc::new(domain::believe(domain_names, &apis, &aws.region)?);
+        let config = Config { node, cluster, fabric, edge, api, admin, log, aws, apis, addresses };
         config.check().map_err(|(key, rule)| ConfigError::rule(path, key, rule))?;
         Ok(config)
     }

@@ -61,6 +61,12 @@ impl ConfigError {
     pub(super) fn rule(file: &Path, key: &str, rule: String) -> ConfigError {
         ConfigError { file: file.to_owned(), place: None, key: key.to_owned(), rule }
     }
+
+    /// A fault of an item that stands at `key`.
+    pub(super) fn below(file: &Path, key: &str, fault: Fault) -> ConfigError {
+        let Fault { key: inner, place, rule } = fault;
+        ConfigError { file: file.to_owned(), place, key: format!("{key}.{inner}"), rule }
+    }
 }
 
 pub(super) fn read<T: DeserializeOwned>(file: &Path) -> Result<T, ConfigError> {
@@ -103,10 +109,9 @@ pub(super) fn believe<W, B>(
     believe: impl Fn(Arc<str>, &W) -> Result<B, Fault>,
 ) -> Result<Vec<Arc<B>>, ConfigError> {
     let believed = written.iter().map(|(id, item)| {
-        believe(id.clone(), item).map(Arc::new).map_err(|Fault { key, place, rule }| {
-            let key = format!("apis.{id}.{key}");
-            ConfigError { file: file.to_owned(), place, key, rule }
-        })
+        believe(id.clone(), item)
+            .map(Arc::new)
+            .map_err(|fault| ConfigError::below(file, &format!("apis.{id}"), fault))
     });
     believed.collect()
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use posthorn_core::address::without_port;
 use posthorn_core::connection::{Action, CloseCause, Connection};
 use posthorn_core::event::connection_info::ConnectionInfo;
 use posthorn_core::ids::ConnectionId;
@@ -136,16 +137,11 @@ fn describe(head: &Head, stage: &Stage, peer: Peer) -> Option<ConnectionInfo> {
     getrandom::fill(&mut bits).ok()?;
     let is_user_agent = |(name, _): &&(String, String)| name.eq_ignore_ascii_case("user-agent");
     let user_agent = head.headers.iter().find(is_user_agent).map(|(_, value)| value.as_str());
-    let domain_name = match head.host.rsplit_once(':') {
-        // An IPv6 address in brackets is full of colons.
-        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
-        Some(_) | None => &head.host,
-    };
     Some(ConnectionInfo {
         connection: ConnectionId::from_random(bits),
         api_id: stage.api_id.clone(),
         stage: stage.name.clone(),
-        domain_name: domain_name.into(),
+        domain_name: without_port(&head.host).into(),
         host: head.host.as_str().into(),
         source_ip: peer.address.ip().to_canonical(),
         user_agent: user_agent.map(Into::into),

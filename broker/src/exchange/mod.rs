@@ -118,9 +118,13 @@ impl Gateway {
     // ---- for the edge ----
 
     pub fn admit(&self, host: &str, path: &str) -> Admission {
-        let Some(stage) = self.stages().resolve(host, path) else { return Admission::UnknownStage };
+        let stages = self.stages();
+        // One slash behind the stage is tolerated, as API Gateway does.
+        let Some((stage, "" | "/")) = stages.resolve(host, path) else {
+            return Admission::UnknownStage;
+        };
         match self.consensus.may_act() {
-            Some(owner) => Admission::Admitted(Admitted { stage, owner }),
+            Some(owner) => Admission::Admitted(Admitted { stage: stage.clone(), owner }),
             None => Admission::NotReady,
         }
     }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use posthorn_core::address::{Addresses, Target};
 use posthorn_core::auth::origin::OriginRules;
 use posthorn_core::event::connection_info::ConnectionInfo;
 use posthorn_core::route::table::{RouteKey, RouteTable};
@@ -14,6 +15,7 @@ use crate::telemetry::{Metrics, RouteMetrics, StageMetrics};
 
 /// All stages of all APIs, as of one reading of the configuration.
 pub struct Stages {
+    addresses: Arc<Addresses>,
     by_api: BTreeMap<Arc<str>, BTreeMap<Arc<str>, Arc<Stage>>>,
 }
 
@@ -41,22 +43,21 @@ pub struct Route {
 }
 
 impl Stages {
-    pub fn new(apis: &[Arc<Api>], clients: &Clients, metrics: &Arc<Metrics>) -> Stages {
+    pub fn new(
+        apis: &[Arc<Api>],
+        addresses: Arc<Addresses>,
+        clients: &Clients,
+        metrics: &Arc<Metrics>,
+    ) -> Stages {
         let by_api = apis.iter().map(|api| (api.id.clone(), stages_of(api, clients, metrics)));
-        Stages { by_api: by_api.collect() }
+        Stages { addresses, by_api: by_api.collect() }
     }
 
-    /// The stage that a client asks for: `/{stage}` where only one API has a stage of that name,
-    /// `/{api}/{stage}` always. One slash behind it is tolerated, as API Gateway does.
-    pub fn resolve(&self, _host: &str, path: &str) -> Option<Arc<Stage>> {
-        let path = path.strip_prefix('/')?;
-        let path = path.strip_suffix('/').unwrap_or(path);
-        if let Some((api, stage)) = path.split_once('/') {
-            return self.by_api.get(api)?.get(stage).cloned();
-        }
-        let mut candidates = self.by_api.values().filter_map(|stages| stages.get(path));
-        let stage = candidates.next()?;
-        candidates.next().is_none().then(|| stage.clone())
+    /// The stage that a host and a path lead to, and what is left of the path: nothing, or a slash
+    /// and what follows it.
+    pub fn resolve<'p>(&self, host: &str, path: &'p str) -> Option<(&Arc<Stage>, &'p str)> {
+        let (Target { api, stage }, rest) = self.addresses.resolve(host, path)?;
+        Some((self.by_api.get(&api)?.get(&stage)?, rest))
     }
 
     /// The stage of a connection that is open already.

@@ -32,6 +32,8 @@ use crate::config::source::Fault;
 #[derive(Debug, Clone)]
 pub struct Api {
     pub id: Arc<str>,
+    /// Only domain names lead to it.
+    pub disable_execute_api_endpoint: bool,
     pub route_selection_expression: Expression,
     pub routes: BTreeMap<RouteKey, RouteSettings>,
     pub stages: BTreeMap<Arc<str>, StageSettings>,
@@ -76,6 +78,10 @@ pub(super) struct Surroundings<'a> {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct WrittenApi {
+    /// Clients and backends find it by domain names alone: not by its `execute-api` host, and not by
+    /// the names of its stages at any other.
+    #[serde(default)]
+    disable_execute_api_endpoint: bool,
     route_selection_expression: Spanned<String>,
     #[serde(default)]
     routes: BTreeMap<String, WrittenRoute>,
@@ -142,7 +148,13 @@ impl Api {
             .iter()
             .map(|(name, stage)| Ok((name.clone(), stage.believe(name, written, surroundings)?)))
             .collect::<Result<BTreeMap<_, _>, Fault>>()?;
-        Ok(Api { id, route_selection_expression: expression, routes, stages })
+        Ok(Api {
+            id,
+            disable_execute_api_endpoint: written.disable_execute_api_endpoint,
+            route_selection_expression: expression,
+            routes,
+            stages,
+        })
     }
 }
 
