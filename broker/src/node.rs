@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
-use crate::api::{self, admin};
+use crate::api::{self, Callers, admin};
 use crate::config::Config;
 use crate::config::tls::TlsSettings;
 use crate::consensus::{Consensus, Fence, StartError, Started};
@@ -170,10 +170,20 @@ impl Node {
         }
         let edge = Edge::new(&config.edge, self.edge_tls, gateway.clone());
         doors.spawn(edge.serve(edge_listener, clients.clone(), accepting.clone()));
+        let callers = Arc::new(Callers::new(&config.principals, config.api.insecure));
+        let (api, admin) = (config.api.clone(), config.admin.clone());
         let served =
-            api::serve(api_listener, config.api.clone(), gateway.clone(), cancelled(&serving));
+            api::serve(api_listener, api, gateway.clone(), callers.clone(), cancelled(&serving));
         doors.spawn(served);
-        doors.spawn(admin::serve(admin_listener, gateway.clone(), exporter, cancelled(&all)));
+        let stop_admin = cancelled(&all);
+        doors.spawn(admin::serve(
+            admin_listener,
+            admin,
+            gateway.clone(),
+            exporter,
+            callers,
+            stop_admin,
+        ));
 
         let failed = tokio::select! {
             () = stop.cancelled() => None,

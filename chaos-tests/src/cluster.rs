@@ -182,10 +182,14 @@ impl Cluster {
             text,
             "fabric:\n  listen: \"{own}\"\n  advertise: \"{own}\"\n  \
                ca_file: \"{folder}/ca.pem\"\n  cert_file: \"{folder}/node-{index}.pem\"\n  \
-               key_file: \"{folder}/node-{index}.key\"\n\
-             api: {{ listen: \"{ip}:0\" }}\n\
-             admin: {{ listen: \"{ip}:0\" }}\n"
+               key_file: \"{folder}/node-{index}.key\"\n"
         );
+        if !self.options.settings.contains("admin:") {
+            let _ = writeln!(text, "admin: {{ listen: \"{ip}:0\" }}");
+        }
+        if !self.options.settings.contains("api:") {
+            let _ = writeln!(text, "api: {{ listen: \"{ip}:0\", insecure: true }}");
+        }
         if !self.options.settings.contains("edge:") {
             let _ = writeln!(text, "edge: {{ listen: \"{ip}:0\" }}");
         }

@@ -9,6 +9,7 @@ pub mod cluster;
 pub mod grpc;
 pub mod issuer;
 pub mod lambda;
+pub mod management;
 pub mod papers;
 pub mod process;
 pub mod raw;

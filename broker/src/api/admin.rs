@@ -6,11 +6,13 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
-use axum::response::IntoResponse;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio::net::TcpListener;
 
+use crate::api::callers::Callers;
+use crate::config::node::AdminSettings;
 use crate::exchange::Gateway;
 use crate::telemetry::Exporter;
 
@@ -18,28 +20,37 @@ use crate::telemetry::Exporter;
 struct Admin {
     gateway: Arc<Gateway>,
     exporter: Exporter,
+    callers: Arc<Callers>,
+    /// Whether everybody who reaches us may look.
+    is_open: bool,
 }
 
 /// Serves until `stop` resolves.
 pub(crate) async fn serve(
     listener: TcpListener,
+    settings: AdminSettings,
     gateway: Arc<Gateway>,
     exporter: Exporter,
+    callers: Arc<Callers>,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
+    let is_open = settings.insecure || settings.listen.ip().is_loopback();
     let router = Router::new()
         .route("/metrics", get(metrics))
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
-        .with_state(Admin { gateway, exporter });
+        .with_state(Admin { gateway, exporter, callers, is_open });
     axum::serve(listener, router).with_graceful_shutdown(stop).await
 }
 
-async fn metrics(State(admin): State<Admin>) -> impl IntoResponse {
+async fn metrics(State(admin): State<Admin>, headers: HeaderMap) -> Response {
+    if let Err(refused) = admin.judge(&headers) {
+        return refused.into_response();
+    }
     // Adding up is for who looks, not for who posts.
     admin.gateway.measure_outboxes();
     let content_type = "text/plain; version=0.0.4; charset=utf-8";
-    ([(header::CONTENT_TYPE, content_type)], admin.exporter.render())
+    ([(header::CONTENT_TYPE, content_type)], admin.exporter.render()).into_response()
 }
 
 /// Ready is who is part of a quorum and can register connections. Liveness must not ask that: a
@@ -48,5 +59,19 @@ async fn readyz(State(admin): State<Admin>) -> impl IntoResponse {
     match *admin.gateway.watch_ready().borrow() {
         true => (StatusCode::OK, "ready\n"),
         false => (StatusCode::SERVICE_UNAVAILABLE, "not part of a quorum\n"),
+    }
+}
+
+impl Admin {
+    fn judge(&self, headers: &HeaderMap) -> Result<(), impl IntoResponse + use<>> {
+        if self.is_open {
+            return Ok(());
+        }
+        let challenge = [(header::WWW_AUTHENTICATE, "Bearer")];
+        match self.callers.by_token(headers) {
+            Ok(caller) if caller.may_administer() => Ok(()),
+            Ok(_) => Err((StatusCode::FORBIDDEN, challenge, "needs the permission */*/admin\n")),
+            Err(_) => Err((StatusCode::UNAUTHORIZED, challenge, "needs a bearer token\n")),
+        }
     }
 }

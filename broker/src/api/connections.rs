@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use posthorn_core::auth::principal::Verb;
 use posthorn_core::connection::CloseFrame;
 use posthorn_core::ids::ConnectionId;
 use posthorn_core::message::{Message, MessageKind};
@@ -19,16 +20,21 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::api::callers::Caller;
+use crate::api::guard::caller_of;
 use crate::api::status::{BadRequest, Told};
 use crate::config::node::ApiSettings;
 use crate::exchange::Gateway;
 use crate::exchange::mailbox::Post;
+use crate::exchange::scope::Scope;
 
-const IDEMPOTENCY_KEY_BYTES_MAX: usize = 128;
+pub(super) const IDEMPOTENCY_KEY_BYTES_MAX: usize = 128;
 /// RFC 6455 section 5.5: a control frame has 125 bytes, of which the code takes 2.
 const CLOSE_REASON_BYTES_MAX: usize = 123;
 /// No caller may occupy us longer than this.
 const TIMEOUT_MAX: Duration = Duration::from_secs(60);
+/// How long a stream may leave its answers unread before it is given up.
+const UNREAD_MAX: Duration = Duration::from_secs(60);
 
 pub(super) struct Connections {
     gateway: Arc<Gateway>,
@@ -54,6 +60,14 @@ impl Connections {
     }
 }
 
+/// Counts a call, and says with whose connections it may do that.
+fn judge<T>(request: &Request<T>, verb: Verb) -> Result<Scope, Status> {
+    let caller = caller_of(request)?;
+    let scope = caller.scope(verb).map_err(Told::from)?;
+    caller.take().map_err(Told::from)?;
+    Ok(scope)
+}
+
 #[tonic::async_trait]
 impl ConnectionService for Connections {
     async fn post_to_connection(
@@ -61,9 +75,10 @@ impl ConnectionService for Connections {
         request: Request<PostToConnectionRequest>,
     ) -> Result<Response<PostToConnectionResponse>, Status> {
         let deadline = self.deadline(&request);
+        let scope = judge(&request, Verb::Post)?;
         let (id, post) =
             post_of(request.into_inner(), self.payload_bytes_max).map_err(Told::from)?;
-        self.gateway.post(id, post, deadline).await.map_err(Told::from)?;
+        self.gateway.post(id, scope, post, deadline).await.map_err(Told::from)?;
         Ok(Response::new(PostToConnectionResponse {}))
     }
 
@@ -73,11 +88,15 @@ impl ConnectionService for Connections {
         &self,
         request: Request<Streaming<PostToConnectionsRequest>>,
     ) -> Result<Response<Self::PostToConnectionsStream>, Status> {
+        let caller = caller_of(&request)?;
+        let scope = caller.scope(Verb::Post).map_err(Told::from)?;
         // A post holds a place in the channel of answers from its arrival on: who does not read its
         // answers cannot send more posts.
         let (answers, answered) = mpsc::channel(self.stream_posts_in_flight_max);
         let posts = Posts {
             gateway: self.gateway.clone(),
+            caller,
+            scope,
             payload_bytes_max: self.payload_bytes_max,
             post_timeout: self.post_timeout,
             answers,
@@ -91,8 +110,9 @@ impl ConnectionService for Connections {
         request: Request<GetConnectionRequest>,
     ) -> Result<Response<GetConnectionResponse>, Status> {
         let deadline = self.deadline(&request);
+        let scope = judge(&request, Verb::Get)?;
         let id = id_of(&request.get_ref().connection_id).map_err(Told::from)?;
-        let found = self.gateway.get(id, deadline).await.map_err(Told::from)?;
+        let found = self.gateway.get(id, scope, deadline).await.map_err(Told::from)?;
         let info = found.info;
         let connection = Connection {
             connection_id: id.to_string(),
@@ -112,11 +132,12 @@ impl ConnectionService for Connections {
         request: Request<DeleteConnectionRequest>,
     ) -> Result<Response<DeleteConnectionResponse>, Status> {
         let deadline = self.deadline(&request);
+        let scope = judge(&request, Verb::Delete)?;
         let DeleteConnectionRequest { connection_id, close_code, close_reason } =
             request.into_inner();
         let id = id_of(&connection_id).map_err(Told::from)?;
         let frame = close_frame_of(close_code, &close_reason).map_err(Told::from)?;
-        self.gateway.close(id, frame, deadline).await.map_err(Told::from)?;
+        self.gateway.close(id, scope, frame, deadline).await.map_err(Told::from)?;
         Ok(Response::new(DeleteConnectionResponse {}))
     }
 }
@@ -124,6 +145,8 @@ impl ConnectionService for Connections {
 /// One stream of posts.
 struct Posts {
     gateway: Arc<Gateway>,
+    caller: Caller,
+    scope: Scope,
     payload_bytes_max: usize,
     post_timeout: Duration,
     answers: mpsc::Sender<Result<PostToConnectionsResponse, Status>>,
@@ -132,7 +155,9 @@ struct Posts {
 impl Posts {
     /// Takes posts in their order until the caller ends the stream or goes away.
     async fn run(self, mut requests: Streaming<PostToConnectionsRequest>) {
-        while let Ok(place) = self.answers.clone().reserve_owned().await {
+        while let Ok(Ok(place)) =
+            tokio::time::timeout(UNREAD_MAX, self.answers.clone().reserve_owned()).await
+        {
             let PostToConnectionsRequest { sequence, post } = match requests.message().await {
                 Ok(Some(request)) => request,
                 Ok(None) => return,
@@ -144,13 +169,17 @@ impl Posts {
             let answer = move |outcome: Result<(), Told>| {
                 drop(place.send(Ok(answer_of(sequence, outcome))));
             };
+            if let Err(throttled) = self.caller.take() {
+                answer(Err(throttled.into()));
+                continue;
+            }
             match post_of(post.unwrap_or_default(), self.payload_bytes_max) {
                 Ok((id, post)) => {
                     let deadline = Instant::now() + self.post_timeout;
                     let answer = Box::new(|outcome: Result<(), _>| {
                         answer(outcome.map_err(Told::from));
                     });
-                    self.gateway.post_then(id, post, deadline, answer);
+                    self.gateway.post_then(id, self.scope.clone(), post, deadline, answer);
                 }
                 Err(bad) => answer(Err(bad.into())),
             }
@@ -161,7 +190,7 @@ impl Posts {
 fn answer_of(sequence: u64, outcome: Result<(), Told>) -> PostToConnectionsResponse {
     match outcome {
         Ok(()) => PostToConnectionsResponse { sequence, ..Default::default() },
-        Err(Told { code, reason, message }) => PostToConnectionsResponse {
+        Err(Told { code, reason, message, retry_after: _ }) => PostToConnectionsResponse {
             sequence,
             code: code.into(),
             reason: reason.to_owned(),

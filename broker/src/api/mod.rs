@@ -1,45 +1,68 @@
-//! What backends and operators call: gRPC, and the admin listener.
+//! What backends and operators call: gRPC and the HTTP `@connections` API at one port, and the admin
+//! listener.
 
 pub(crate) mod admin;
+mod callers;
 mod connections;
+mod guard;
+mod listener;
+mod management;
 mod status;
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
 
+use axum::Router;
+use axum::middleware::from_fn_with_state;
+use axum::routing::any;
 use posthorn_proto::FILE_DESCRIPTOR_SET;
 use posthorn_proto::v1::connection_service_server::ConnectionServiceServer;
 use tokio::net::TcpListener;
-use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
+use tonic::server::NamedService;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
+use tracing::warn;
 
+pub(crate) use crate::api::callers::Callers;
 use crate::api::connections::Connections;
+use crate::api::management::Management;
 use crate::config::node::ApiSettings;
 use crate::exchange::Gateway;
 
-/// What one HTTP/2 connection may have open at once.
-const STREAMS_MAX: u32 = 1024;
-const HEADER_BYTES_MAX: u32 = 16 * 1024;
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 /// Beside the payload: IDs, keys, framing.
 const REQUEST_BYTES_BESIDE_PAYLOAD: usize = 4 * 1024;
 const SERVICE: &str = "posthorn.v1.ConnectionService";
 
-/// Serves gRPC until `stop` resolves, then lets the calls under way end.
+/// Serves until `stop` resolves, then lets the calls under way end.
 pub(crate) async fn serve(
     listener: TcpListener,
     settings: ApiSettings,
     gateway: Arc<Gateway>,
+    callers: Arc<Callers>,
     stop: impl Future<Output = ()>,
-) -> Result<(), tonic::transport::Error> {
+) {
+    if callers.anyone().is_some() {
+        warn!("everybody may call the API: it is insecure, and there are no principals");
+    }
+    let (reporter, health) = tonic_health::server::health_reporter();
+    let management = Arc::new(Management::new(&settings, gateway.clone(), callers.clone()));
+    let guarded = from_fn_with_state(callers, guard::admit);
+    let router = services(&settings, gateway.clone())
+        .route_layer(guarded)
+        .route_service(&path_of(&health), health)
+        .fallback(any(management::handle).with_state(management));
+    tokio::select! {
+        () = listener::serve(listener, router, stop) => (),
+        () = report_health(reporter, gateway) => (),
+    }
+}
+
+/// What is for those only whom we know.
+fn services(settings: &ApiSettings, gateway: Arc<Gateway>) -> Router {
     let request_bytes_max = settings.payload_bytes_max as usize + REQUEST_BYTES_BESIDE_PAYLOAD;
-    let connections = Connections::new(gateway.clone(), &settings);
+    let connections = Connections::new(gateway, settings);
     let connections =
         ConnectionServiceServer::new(connections).max_decoding_message_size(request_bytes_max);
-    let (reporter, health) = tonic_health::server::health_reporter();
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
@@ -51,20 +74,13 @@ pub(crate) async fn serve(
         // The descriptors are compiled in: this is not to be had at run time.
         Err(error) => unreachable!("{error}"),
     };
-    // Answers are small and are to leave at once.
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    let served = Server::builder()
-        .max_concurrent_streams(Some(STREAMS_MAX))
-        .http2_max_header_list_size(Some(HEADER_BYTES_MAX))
-        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
-        .add_service(health)
-        .add_service(reflection)
-        .add_service(connections)
-        .serve_with_incoming_shutdown(incoming, stop);
-    tokio::select! {
-        served = served => served,
-        () = report_health(reporter, gateway) => Ok(()),
-    }
+    Router::new()
+        .route_service(&path_of(&connections), connections)
+        .route_service(&path_of(&reflection), reflection)
+}
+
+fn path_of<S: NamedService>(_service: &S) -> String {
+    format!("/{}/{{*method}}", S::NAME)
 }
 
 /// Tells the health service what the node knows of itself. Ends never.

@@ -1,13 +1,18 @@
 //! From what is known of a request's fate to a gRPC status, in one place.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
+use posthorn_core::auth::throttle::Throttled;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
+use crate::api::callers::{Denied, Unauthenticated};
 use crate::exchange::outcome::{DeliverError, Unavailable};
 
 const DOMAIN: &str = "posthorn";
+/// When to try again what a full outbound queue refused.
+const TOO_SLOW_RETRY: Duration = Duration::from_secs(1);
 
 /// What is wrong with a request itself.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -25,6 +30,7 @@ pub(super) struct Told {
     pub(super) code: Code,
     pub(super) reason: &'static str,
     pub(super) message: String,
+    pub(super) retry_after: Option<Duration>,
 }
 
 impl From<DeliverError> for Told {
@@ -36,7 +42,31 @@ impl From<DeliverError> for Told {
             DeliverError::Unknown => (Code::DeadlineExceeded, "OUTCOME_UNKNOWN"),
             DeliverError::Unavailable(why) => (Code::Unavailable, reason_of(why)),
         };
-        Told { code, reason, message: error.to_string() }
+        let retry_after = (error == DeliverError::TooSlow).then_some(TOO_SLOW_RETRY);
+        Told { code, reason, message: error.to_string(), retry_after }
+    }
+}
+
+impl From<Unauthenticated> for Told {
+    fn from(unauthenticated: Unauthenticated) -> Told {
+        let message = unauthenticated.to_string();
+        let (code, reason) = (Code::Unauthenticated, "UNAUTHENTICATED");
+        Told { code, reason, message, retry_after: None }
+    }
+}
+
+impl From<Denied> for Told {
+    fn from(denied: Denied) -> Told {
+        let (code, reason) = (Code::PermissionDenied, "PERMISSION_DENIED");
+        Told { code, reason, message: denied.to_string(), retry_after: None }
+    }
+}
+
+impl From<Throttled> for Told {
+    fn from(throttled: Throttled) -> Told {
+        let (code, reason) = (Code::ResourceExhausted, "THROTTLED");
+        let Throttled { retry_after } = throttled;
+        Told { code, reason, message: throttled.to_string(), retry_after }
     }
 }
 
@@ -47,13 +77,17 @@ impl From<BadRequest> for Told {
             BadRequest::PayloadTooLarge { .. } => "PAYLOAD_TOO_LARGE",
             BadRequest::Invalid(_) => "INVALID_REQUEST",
         };
-        Told { code: Code::InvalidArgument, reason, message: bad.to_string() }
+        let code = Code::InvalidArgument;
+        Told { code, reason, message: bad.to_string(), retry_after: None }
     }
 }
 
 impl From<Told> for Status {
     fn from(told: Told) -> Status {
-        let details = ErrorDetails::with_error_info(told.reason, DOMAIN, HashMap::new());
+        let mut details = ErrorDetails::with_error_info(told.reason, DOMAIN, HashMap::new());
+        if let Some(retry_after) = told.retry_after {
+            details.set_retry_info(Some(retry_after));
+        }
         Status::with_error_details(told.code, told.message, details)
     }
 }

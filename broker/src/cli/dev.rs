@@ -161,9 +161,9 @@ impl Plan {
             "fabric:\n  listen: \"{fabric}\"\n  advertise: \"{fabric}\"\n  \
                ca_file: \"{folder}/ca.pem\"\n  cert_file: \"{folder}/node-{id}.pem\"\n  \
                key_file: \"{folder}/node-{id}.key\"\n\
-             edge: {{ listen: \"{edge}\" }}\n\
-             api: {{ listen: \"{api}\" }}\n\
-             admin: {{ listen: \"{admin}\" }}\n\
+             edge: {{ listen: \"{edge}\", insecure: true }}\n\
+             api: {{ listen: \"{api}\", insecure: true }}\n\
+             admin: {{ listen: \"{admin}\", insecure: true }}\n\
              log: {{ filter: \"warn,openraft=off\" }}\n{}",
             dev_api(arguments.backend.as_ref())
         );

@@ -78,6 +78,10 @@ struct PostArguments {
     /// Any node's gRPC address.
     #[arg(long, default_value = "127.0.0.1:8081", value_name = "ADDR")]
     api: SocketAddr,
+    /// A file that holds the bearer token to call with. Otherwise, the environment's POSTHORN_TOKEN
+    /// is, if it is set.
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
     /// As the $connect event, or a reply to {"action":"whoami"} in `dev`, told it.
     connection_id: String,
     /// What the client is to read.

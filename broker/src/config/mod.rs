@@ -12,11 +12,13 @@ pub mod aws;
 mod domain;
 pub mod jwt;
 pub mod node;
+pub mod principals;
 mod source;
 pub mod tls;
 pub mod values;
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -30,6 +32,7 @@ use crate::config::node::{
     AdminSettings, ApiSettings, ClusterSettings, EdgeSettings, FabricSettings, LogSettings,
     NodeSettings,
 };
+use crate::config::principals::{PrincipalSettings, Secrets, WrittenPrincipal};
 pub use crate::config::source::ConfigError;
 
 /// All that a node is told.
@@ -43,6 +46,7 @@ pub struct Config {
     pub admin: AdminSettings,
     pub log: LogSettings,
     pub aws: Arc<AwsSettings>,
+    pub principals: PrincipalSettings,
     pub apis: Vec<Arc<Api>>,
     /// What leads to their stages.
     pub addresses: Arc<Addresses>,
@@ -64,6 +68,9 @@ struct Written {
     log: LogSettings,
     #[serde(default)]
     aws: WrittenAws,
+    /// Who may call the management API, by name.
+    #[serde(default)]
+    principals: BTreeMap<Arc<str>, WrittenPrincipal>,
     /// API definitions, by API ID.
     #[serde(default)]
     apis: BTreeMap<Arc<str>, WrittenApi>,
@@ -105,6 +112,9 @@ impl Config {
             apis.extend(believe_apis(&file, &more.apis)?);
             domain_names.push((file, more.domain_names));
         }
+        let secrets = Secrets { folder, environment: &environment };
+        let principals = principals::believe(&written.principals, &secrets)
+            .map_err(|fault| ConfigError::below(path, "principals", fault))?;
         let Written { node, cluster, fabric, mut edge, api, admin, log, aws, .. } = written;
         edge.tls = edge.tls.map(|tls| tls.found_from(folder));
         let aws = aws
@@ -113,7 +123,19 @@ impl Config {
         let aws = Arc::new(aws);
         let domain_names = domain_names.iter().map(|(file, names)| (&**file, names));
         let addresses = Arc::new(domain::believe(domain_names, &apis, &aws.region)?);
-        let config = Config { node, cluster, fabric, edge, api, admin, log, aws, apis, addresses };
+        let config = Config {
+            node,
+            cluster,
+            fabric,
+            edge,
+            api,
+            admin,
+            log,
+            aws,
+            principals,
+            apis,
+            addresses,
+        };
         config.check().map_err(|(key, rule)| ConfigError::rule(path, key, rule))?;
         Ok(config)
     }
@@ -144,12 +166,34 @@ impl Config {
                 "is at least 1.5 times cluster.lease_ms".to_owned(),
             ));
         }
+        self.check_exposure()?;
         if self.edge.lifetime_jitter_percent > 90 {
             return Err(("edge.lifetime_jitter_percent", "is at most 90".to_owned()));
         }
         let mut apis = std::collections::BTreeSet::new();
         if let Some(twice) = self.apis.iter().find(|api| !apis.insert(&api.id)) {
             return Err(("apis", format!("names `{}` once", twice.id)));
+        }
+        Ok(())
+    }
+
+    /// Who can be reached from other machines is encrypted and asks who calls, or is said not to be.
+    fn check_exposure(&self) -> Result<(), (&'static str, String)> {
+        let exposed = |listen: SocketAddr, insecure: bool| !listen.ip().is_loopback() && !insecure;
+        let rule = |listen: SocketAddr, what: &str| {
+            format!("`{listen}` is beyond loopback, and {what}; to mean it, say insecure: true")
+        };
+        let Config { edge, api, admin, principals, .. } = self;
+        if edge.tls.is_none() && exposed(edge.listen, edge.insecure) {
+            return Err(("edge.listen", rule(edge.listen, "without TLS")));
+        }
+        if exposed(api.listen, api.insecure) {
+            return Err(("api.listen", rule(api.listen, "without TLS")));
+        }
+        let mut known = principals.known.iter();
+        if exposed(admin.listen, admin.insecure) && !known.any(|one| one.may_administer()) {
+            let what = "no principal has the permission */*/admin";
+            return Err(("admin.listen", rule(admin.listen, what)));
         }
         Ok(())
     }

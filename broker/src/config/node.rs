@@ -88,6 +88,8 @@ pub struct EdgeSettings {
     pub listen: SocketAddr,
     /// Clients come over TLS (`wss`). Where it is missing, in plain text.
     pub tls: Option<TlsSettings>,
+    /// Clients may come from other machines although nothing is encrypted here.
+    pub insecure: bool,
     /// From the TCP connection to the last byte of the request. What the backend takes to answer
     /// `$connect` does not count.
     pub handshake_timeout_ms: Millis,
@@ -136,6 +138,12 @@ pub struct EdgeSettings {
 #[serde(deny_unknown_fields, default)]
 pub struct ApiSettings {
     pub listen: SocketAddr,
+    /// Calls may come from other machines although nothing is encrypted here, and where there are no
+    /// `principals`, everybody may do everything. Otherwise, where there are none, nobody may
+    /// anything.
+    pub insecure: bool,
+    /// What of a payload that is not UTF-8 and was posted by HTTP.
+    pub non_utf8_payload: NonUtf8Payload,
     /// A larger payload of a post is refused.
     pub payload_bytes_max: u32,
     /// How long a post may take when the caller sets no deadline of its own.
@@ -144,11 +152,23 @@ pub struct ApiSettings {
     pub stream_posts_in_flight_max: u32,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NonUtf8Payload {
+    /// A text message, with U+FFFD where it is not UTF-8: as API Gateway has it.
+    Replace,
+    /// A binary message.
+    Binary,
+}
+
 /// Where operators and Prometheus look.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct AdminSettings {
     pub listen: SocketAddr,
+    /// Everybody may read the metrics, also from other machines. Otherwise, beyond loopback, only
+    /// principals with the permission `*/*/admin` may, by bearer token.
+    pub insecure: bool,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -173,6 +193,7 @@ impl Default for EdgeSettings {
         EdgeSettings {
             listen: SocketAddr::from(([0, 0, 0, 0], 8080)),
             tls: None,
+            insecure: false,
             handshake_timeout_ms: Millis::new(10_000),
             header_bytes_max: 16 * 1024,
             url_bytes_max: 4096,
@@ -199,6 +220,8 @@ impl Default for ApiSettings {
     fn default() -> ApiSettings {
         ApiSettings {
             listen: SocketAddr::from(([0, 0, 0, 0], 8081)),
+            insecure: false,
+            non_utf8_payload: NonUtf8Payload::Replace,
             payload_bytes_max: 128 * 1024,
             post_timeout_ms: Millis::new(10_000),
             stream_posts_in_flight_max: 4096,
@@ -208,7 +231,7 @@ impl Default for ApiSettings {
 
 impl Default for AdminSettings {
     fn default() -> AdminSettings {
-        AdminSettings { listen: SocketAddr::from(([127, 0, 0, 1], 9090)) }
+        AdminSettings { listen: SocketAddr::from(([127, 0, 0, 1], 9090)), insecure: false }
     }
 }
 

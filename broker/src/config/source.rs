@@ -65,7 +65,8 @@ impl ConfigError {
     /// A fault of an item that stands at `key`.
     pub(super) fn below(file: &Path, key: &str, fault: Fault) -> ConfigError {
         let Fault { key: inner, place, rule } = fault;
-        ConfigError { file: file.to_owned(), place, key: format!("{key}.{inner}"), rule }
+        let key = if inner.is_empty() { key.to_owned() } else { format!("{key}.{inner}") };
+        ConfigError { file: file.to_owned(), place, key, rule }
     }
 }
 

@@ -12,6 +12,7 @@ mod mail;
 pub mod mailbox;
 pub mod outbound;
 pub mod outcome;
+pub mod scope;
 pub mod stage;
 
 use std::future::Future;
@@ -36,6 +37,7 @@ use crate::exchange::mail::{Answered, Mail, Wish, decode_mail, encode_answer, ma
 use crate::exchange::mailbox::{Answer, Mailbox, Mailboxes, Post};
 use crate::exchange::outbound::{Outbound, Tell};
 use crate::exchange::outcome::{DeliverError, Outcome};
+use crate::exchange::scope::Scope;
 use crate::exchange::stage::{Stage, Stages};
 use crate::fabric::{Fabric, PeerIdentity, PostService, Reply};
 use crate::telemetry::{Closed, Metrics};
@@ -203,30 +205,49 @@ impl Gateway {
     // ---- for the api ----
 
     /// Posts and waits for the outcome.
-    pub async fn post(&self, id: ConnectionId, post: Post, deadline: Instant) -> Outcome {
-        self.ask(Mail { connection: id, wish: Wish::Post(post) }, deadline).await.map(|_| ())
+    pub async fn post(
+        &self,
+        id: ConnectionId,
+        scope: Scope,
+        post: Post,
+        deadline: Instant,
+    ) -> Outcome {
+        let mail = Mail { connection: id, wish: Wish::Post(post) };
+        self.ask(mail, scope, deadline).await.map(|_| ())
     }
 
     /// Posts, and has the outcome told. Posts keep the order of the calls.
-    pub fn post_then(&self, id: ConnectionId, post: Post, deadline: Instant, answer: Answer) {
+    pub fn post_then(
+        &self,
+        id: ConnectionId,
+        scope: Scope,
+        post: Post,
+        deadline: Instant,
+        answer: Answer,
+    ) {
         let may_wait = post.progress != Progress::Accepted;
         let mail = Mail { connection: id, wish: Wish::Post(post) };
         if may_wait {
             // The owner answers when the client does, which may be never.
             let (sender, receiver) = oneshot::channel();
             let tell: Tell = Box::new(|answered| drop(sender.send(answered)));
-            self.outbound.send(mail, deadline, tell);
+            self.outbound.send(mail, scope, deadline, tell);
             tokio::spawn(async move {
                 answer(wait(receiver, deadline).await.map(|_| ()));
             });
         } else {
             let tell: Tell = Box::new(|answered| answer(answered.map(|_| ())));
-            self.outbound.send(mail, deadline, tell);
+            self.outbound.send(mail, scope, deadline, tell);
         }
     }
 
-    pub async fn get(&self, id: ConnectionId, deadline: Instant) -> Result<Found, DeliverError> {
-        let answered = self.ask(Mail { connection: id, wish: Wish::Get }, deadline).await?;
+    pub async fn get(
+        &self,
+        id: ConnectionId,
+        scope: Scope,
+        deadline: Instant,
+    ) -> Result<Found, DeliverError> {
+        let answered = self.ask(Mail { connection: id, wish: Wish::Get }, scope, deadline).await?;
         let located = self.consensus.replica().read(|directory| placement::locate(directory, id));
         match (answered, located) {
             (Answered::Found { info, last_active_at_ms }, Located::At(owner)) => {
@@ -241,15 +262,26 @@ impl Gateway {
         }
     }
 
-    pub async fn close(&self, id: ConnectionId, frame: CloseFrame, deadline: Instant) -> Outcome {
+    pub async fn close(
+        &self,
+        id: ConnectionId,
+        scope: Scope,
+        frame: CloseFrame,
+        deadline: Instant,
+    ) -> Outcome {
         let mail = Mail { connection: id, wish: Wish::Close(frame) };
-        self.ask(mail, deadline).await.map(|_| ())
+        self.ask(mail, scope, deadline).await.map(|_| ())
     }
 
-    async fn ask(&self, mail: Mail, deadline: Instant) -> Result<Answered, DeliverError> {
+    async fn ask(
+        &self,
+        mail: Mail,
+        scope: Scope,
+        deadline: Instant,
+    ) -> Result<Answered, DeliverError> {
         let (sender, receiver) = oneshot::channel();
         let tell: Tell = Box::new(|answered| drop(sender.send(answered)));
-        self.outbound.send(mail, deadline, tell);
+        self.outbound.send(mail, scope, deadline, tell);
         wait(receiver, deadline).await
     }
 

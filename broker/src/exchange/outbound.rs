@@ -4,6 +4,8 @@
 //!   keep their order on every path.
 //! * *Gone* is said by the owner, or after the cluster was asked for what this replica may have
 //!   missed. Nobody else knows.
+//! * A connection that is none of its sender's business looks to him as one that does not exist, in
+//!   what he is told and in the time it takes.
 //! * Nothing is sent twice: a post that was handed to a peer is the fabric's, which knows how far it
 //!   came.
 
@@ -14,19 +16,24 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use posthorn_core::directory::Entry;
 use posthorn_core::ids::{ConnectionId, NodeRun};
 use posthorn_core::placement::{self, Located};
+use tokio::sync::Semaphore;
 
 use crate::consensus::Consensus;
 use crate::exchange::mail::{Answered, Mail, decode_answer, encode_mail};
 use crate::exchange::mailbox::{Mailbox, Mailboxes};
 use crate::exchange::outcome::{DeliverError, Unavailable, label};
+use crate::exchange::scope::Scope;
 use crate::fabric::{Fabric, Peer, PostError, PostRefused, PostReply};
 use crate::telemetry::Metrics;
 
 /// Mail that waits, on this node, for the cluster to say whether its connection exists. Further mail
 /// is refused as busy.
 const UNSETTLED_MAX: usize = 16 * 1024;
+/// Mail that waits as long for connections outside its sender's scope. Further mail is refused as busy.
+const FOREIGN_MAX: usize = 16 * 1024;
 /// How long the cluster may take to say so.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -41,6 +48,7 @@ pub struct Outbound {
     unsettled: Mutex<Unsettled>,
     /// How many connections are being settled: most of the time none, and then nobody locks.
     settling: AtomicUsize,
+    foreign: Arc<Semaphore>,
 }
 
 /// Mail for connections that this replica does not know, in the order of its coming.
@@ -52,8 +60,18 @@ struct Unsettled {
 
 struct Parcel {
     mail: Mail,
+    scope: Scope,
     deadline: Instant,
     tell: Tell,
+}
+
+/// What became of mail that was to be sent at once.
+enum Tried {
+    Sent,
+    /// This replica does not know the connection.
+    Unknown(Parcel),
+    /// The connection is outside its sender's scope.
+    Foreign(Parcel),
 }
 
 impl Outbound {
@@ -63,44 +81,61 @@ impl Outbound {
         fabric: Fabric,
         metrics: Arc<Metrics>,
     ) -> Outbound {
-        let (unsettled, settling) = (Mutex::default(), AtomicUsize::new(0));
-        Outbound { mailboxes, consensus, fabric, metrics, unsettled, settling }
+        Outbound {
+            mailboxes,
+            consensus,
+            fabric,
+            metrics,
+            unsettled: Mutex::default(),
+            settling: AtomicUsize::new(0),
+            foreign: Arc::new(Semaphore::new(FOREIGN_MAX)),
+        }
     }
 
     /// Sends mail to its connection. Whoever sends two in turn has them arrive in turn.
-    pub fn send(self: &Arc<Outbound>, mail: Mail, deadline: Instant, tell: Tell) {
-        let parcel = Parcel { mail, deadline, tell };
+    pub fn send(self: &Arc<Outbound>, mail: Mail, scope: Scope, deadline: Instant, tell: Tell) {
+        let parcel = Parcel { mail, scope, deadline, tell };
         let Some(parcel) = self.queue_behind_unsettled(parcel) else { return };
-        if let Some(parcel) = self.try_send(parcel) {
-            self.settle(parcel);
+        match self.try_send(parcel) {
+            Tried::Sent => (),
+            Tried::Unknown(parcel) => self.settle(parcel),
+            Tried::Foreign(parcel) => self.deny(parcel),
         }
     }
 
-    /// Sends mail where the directory says. Gives it back if it does not know.
-    fn try_send(&self, parcel: Parcel) -> Option<Parcel> {
+    /// Sends mail where the directory says.
+    fn try_send(&self, parcel: Parcel) -> Tried {
         let connection = parcel.mail.connection;
         if let Some(mailbox) = self.mailboxes.get(connection) {
+            if !parcel.scope.covers(&mailbox.info) {
+                return Tried::Foreign(parcel);
+            }
             self.deliver(&mailbox, parcel);
-            return None;
+            return Tried::Sent;
         }
         let located = self.consensus.replica().read(|directory| {
-            match placement::locate(directory, connection) {
+            let is_foreign = |entry: &Entry| !parcel.scope.covers_encoded(&entry.context);
+            if directory.entry(connection).is_some_and(is_foreign) {
+                return None;
+            }
+            Some(match placement::locate(directory, connection) {
                 Located::At(owner) => {
                     let address = directory.run(owner).map(|run| run.fabric_address.clone());
                     (Located::At(owner), address)
                 }
                 located => (located, None),
-            }
+            })
         });
+        let Some(located) = located else { return Tried::Foreign(parcel) };
         match located {
             (Located::At(owner), Some(address)) if owner.node != self.consensus.node() => {
                 self.forward(owner, address, parcel);
             }
             // Ours, or an earlier run's of this node, and there is no mailbox for it.
             (Located::At(_) | Located::Over, _) => self.tell_gone(parcel),
-            (Located::Unknown, _) => return Some(parcel),
+            (Located::Unknown, _) => return Tried::Unknown(parcel),
         }
-        None
+        Tried::Sent
     }
 
     /// Puts mail into a mailbox of this node, unless our lease has ended.
@@ -119,7 +154,8 @@ impl Outbound {
 
     /// Mail from another node, which believes that `owner` owns the connection.
     pub fn on_mail(&self, owner: NodeRun, mail: Mail, tell: Tell) {
-        let parcel = Parcel { mail, deadline: Instant::now(), tell };
+        // Whether its sender may was asked where he asked.
+        let parcel = Parcel { mail, scope: Scope::Everyone, deadline: Instant::now(), tell };
         match self.mailboxes.get(parcel.mail.connection) {
             Some(mailbox) if mailbox.owner == owner => self.deliver(&mailbox, parcel),
             Some(_) => (parcel.tell)(Err(DeliverError::Gone)),
@@ -136,7 +172,7 @@ impl Outbound {
     }
 
     fn forward(&self, owner: NodeRun, address: Arc<str>, parcel: Parcel) {
-        let Parcel { mail, deadline, tell } = parcel;
+        let Parcel { mail, scope: _, deadline, tell } = parcel;
         let frame = encode_mail(owner, &mail);
         // Told from where it was posted or from a lane's task, whichever it comes to.
         let tell = Arc::new(Mutex::new(Some(tell)));
@@ -200,12 +236,29 @@ impl Outbound {
         drop(unsettled);
         let outbound = self.clone();
         tokio::spawn(async move {
-            let asked = tokio::time::timeout(SETTLE_TIMEOUT, outbound.consensus.barrier()).await;
-            let is_settled = matches!(asked, Ok(Ok(())));
+            let is_settled = outbound.ask_cluster().await;
             while let Some(parcels) = outbound.take_unsettled(connection) {
                 parcels.into_iter().for_each(|parcel| outbound.send_settled(parcel, is_settled));
             }
         });
+    }
+
+    /// Lets mail for a connection outside its sender's scope wait as if that did not exist. It waits
+    /// apart, so that nobody else's mail queues behind it.
+    fn deny(self: &Arc<Outbound>, parcel: Parcel) {
+        let Ok(place) = self.foreign.clone().try_acquire_owned() else { return tell_busy(parcel) };
+        let outbound = self.clone();
+        tokio::spawn(async move {
+            let is_settled = outbound.ask_cluster().await;
+            drop(place);
+            outbound.tell_absent(parcel, is_settled);
+        });
+    }
+
+    /// Whether this replica now knows all that was known anywhere when it was asked.
+    async fn ask_cluster(&self) -> bool {
+        let asked = tokio::time::timeout(SETTLE_TIMEOUT, self.consensus.barrier()).await;
+        matches!(asked, Ok(Ok(())))
     }
 
     /// Takes what waits for a connection. Once nothing does, others need no longer wait behind it.
@@ -223,9 +276,18 @@ impl Outbound {
 
     fn send_settled(&self, parcel: Parcel, is_settled: bool) {
         if !is_settled {
-            (parcel.tell)(Err(DeliverError::Unavailable(Unavailable::NoQuorum)));
-        } else if let Some(parcel) = self.try_send(parcel) {
-            self.tell_gone(parcel);
+            return self.tell_absent(parcel, is_settled);
+        }
+        match self.try_send(parcel) {
+            Tried::Sent => (),
+            Tried::Unknown(parcel) | Tried::Foreign(parcel) => self.tell_absent(parcel, true),
+        }
+    }
+
+    fn tell_absent(&self, parcel: Parcel, is_settled: bool) {
+        match is_settled {
+            true => self.tell_gone(parcel),
+            false => (parcel.tell)(Err(DeliverError::Unavailable(Unavailable::NoQuorum))),
         }
     }
 }

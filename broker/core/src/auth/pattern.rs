@@ -66,6 +66,11 @@ impl Pattern {
         Pattern { parts: parts.collect() }
     }
 
+    /// Whether it matches every text: it is `*`.
+    pub fn is_any(&self) -> bool {
+        *self.parts == [Part::Any]
+    }
+
     /// In at most as many steps as the product of both lengths.
     pub fn matches(&self, text: &str) -> bool {
         let (mut parts, mut rest) = (&*self.parts, text.chars());

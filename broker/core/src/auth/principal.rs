@@ -1,7 +1,8 @@
 //! Who calls the management API, and what they may do there.
 //!
-//! A principal is known by bearer tokens, of which only the hash is kept, or by access keys that
-//! sign. Permissions are written `{api}/{stage}/{verb}`: `chat/prod/post`, `chat/*/*`.
+//! A principal is known by bearer tokens, of which only the hash is kept, by access keys that sign, or
+//! by the name in the certificate that it shows. Permissions are written `{api}/{stage}/{verb}`:
+//! `chat/prod/post`, `chat/*/*`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -49,12 +50,22 @@ pub struct AccessKey {
     pub secret: Box<str>,
 }
 
+/// By what a principal is known.
+#[derive(Debug, Clone, Default)]
+pub struct Proofs {
+    pub tokens: Vec<Sha256>,
+    pub access_keys: Vec<AccessKey>,
+    /// DNS names in certificates of clients.
+    pub certificate_names: Vec<Box<str>>,
+}
+
 /// Everyone who is known.
 #[derive(Debug, Clone, Default)]
 pub struct Principals {
-    principals: Vec<Principal>,
+    principals: Vec<Arc<Principal>>,
     tokens: Vec<(Sha256, usize)>,
     access_keys: BTreeMap<Box<str>, (AccessKey, usize)>,
+    certificate_names: BTreeMap<Box<str>, usize>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -72,11 +83,26 @@ pub enum PrincipalsError {
     TokenTwice(Arc<str>),
     #[error("the access key ID `{0}` is there twice")]
     AccessKeyTwice(Box<str>),
+    #[error("the certificate name `{0}` is there twice")]
+    CertificateNameTwice(Box<str>),
 }
 
 impl Principal {
     pub fn may(&self, verb: Verb, api: &str, stage: &str) -> bool {
         self.permissions.iter().any(|permission| permission.allows(verb, api, stage))
+    }
+
+    /// Whether it may do so with every API and stage, those of tomorrow included.
+    pub fn may_everywhere(&self, verb: Verb) -> bool {
+        let is_everywhere = |permission: &Permission| {
+            permission.api.is_any() && permission.stage.is_any() && permission.is_for(verb)
+        };
+        self.permissions.iter().any(is_everywhere)
+    }
+
+    /// Whether there is an API and a stage that it may do so with.
+    pub fn may_somewhere(&self, verb: Verb) -> bool {
+        self.permissions.iter().any(|permission| permission.is_for(verb))
     }
 
     /// Whether it may administer at all: that is not a matter of APIs and stages.
@@ -86,23 +112,24 @@ impl Principal {
 }
 
 impl Permission {
-    fn allows(&self, verb: Verb, api: &str, stage: &str) -> bool {
-        let is_verb = match self.verbs {
+    fn is_for(&self, verb: Verb) -> bool {
+        match self.verbs {
             Verbs::One(own) => own == verb,
             Verbs::AllButAdmin => verb != Verb::Admin,
-        };
-        is_verb && self.api.matches(api) && self.stage.matches(stage)
+        }
+    }
+
+    fn allows(&self, verb: Verb, api: &str, stage: &str) -> bool {
+        self.is_for(verb) && self.api.matches(api) && self.stage.matches(stage)
     }
 }
 
 impl Principals {
-    /// With the hashes of their tokens, and their access keys.
-    pub fn new(
-        principals: Vec<(Principal, Vec<Sha256>, Vec<AccessKey>)>,
-    ) -> Result<Principals, PrincipalsError> {
+    pub fn new(principals: Vec<(Principal, Proofs)>) -> Result<Principals, PrincipalsError> {
         let mut names = BTreeSet::new();
         let mut known = Principals::default();
-        for (place, (principal, tokens, access_keys)) in principals.into_iter().enumerate() {
+        for (place, (principal, proofs)) in principals.into_iter().enumerate() {
+            let Proofs { tokens, access_keys, certificate_names } = proofs;
             if !names.insert(principal.name.clone()) {
                 return Err(PrincipalsError::NameTwice(principal.name));
             }
@@ -118,13 +145,26 @@ impl Principals {
                     return Err(PrincipalsError::AccessKeyTwice(id));
                 }
             }
-            known.principals.push(principal);
+            for name in certificate_names {
+                if known.certificate_names.insert(name.clone(), place).is_some() {
+                    return Err(PrincipalsError::CertificateNameTwice(name));
+                }
+            }
+            known.principals.push(Arc::new(principal));
         }
         Ok(known)
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.principals.is_empty()
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Principal>> {
+        self.principals.iter()
+    }
+
     /// Compares with every token there is, so that the time it takes tells nothing.
-    pub fn with_token(&self, token: &str) -> Option<&Principal> {
+    pub fn with_token(&self, token: &str) -> Option<&Arc<Principal>> {
         let hash = Sha256::of(token.as_bytes());
         let mut found = None;
         for (known, place) in &self.tokens {
@@ -142,8 +182,14 @@ impl Principals {
         Some(Credentials { access_key_id: id, secret_access_key: secret, session_token })
     }
 
-    pub fn with_access_key(&self, access_key_id: &str) -> Option<&Principal> {
+    pub fn with_access_key(&self, access_key_id: &str) -> Option<&Arc<Principal>> {
         let (_, place) = self.access_keys.get(access_key_id)?;
+        Some(&self.principals[*place])
+    }
+
+    /// Of a certificate that was found to be good.
+    pub fn with_certificate_name(&self, name: &str) -> Option<&Arc<Principal>> {
+        let place = self.certificate_names.get(name)?;
         Some(&self.principals[*place])
     }
 }
@@ -204,6 +250,9 @@ mod tests {
         ] {
             assert_eq!(chat.may(verb, api, stage), may, "{verb:?} {api} {stage}");
         }
+        assert!(!chat.may_everywhere(Verb::Get) && chat.may_somewhere(Verb::Get));
+        let reader = principal("reader", &["chat/*/get", "*/*/get"]);
+        assert!(reader.may_everywhere(Verb::Get) && !reader.may_somewhere(Verb::Post));
         assert!(!chat.may_administer());
         assert!(!principal("all", &["*/*/*"]).may_administer());
         assert!(principal("root", &["*/*/admin"]).may_administer());
@@ -222,12 +271,15 @@ mod tests {
         let key = AccessKey { id: "AK1".into(), secret: "secret".into() };
         let hashes =
             |tokens: &[&str]| tokens.iter().map(|text| Sha256::of(text.as_bytes())).collect();
-        let principals = Principals::new(vec![
-            (principal("a", &[]), hashes(&["token-1", "token-2"]), vec![key]),
-            (principal("b", &[]), hashes(&["token-3"]), vec![]),
-        ]);
-        let principals = principals.unwrap();
-        let name_of = |found: Option<&Principal>| found.map(|found| found.name.to_string());
+        let one = Proofs {
+            tokens: hashes(&["token-1", "token-2"]),
+            access_keys: vec![key],
+            certificate_names: vec!["a.internal".into()],
+        };
+        let other = Proofs { tokens: hashes(&["token-3"]), ..Proofs::default() };
+        let principals = vec![(principal("a", &[]), one), (principal("b", &[]), other)];
+        let principals = Principals::new(principals).unwrap();
+        let name_of = |found: Option<&Arc<Principal>>| found.map(|found| found.name.to_string());
         for (token, name) in [("token-1", "a"), ("token-2", "a"), ("token-3", "b")] {
             assert_eq!(name_of(principals.with_token(token)).as_deref(), Some(name));
         }
@@ -237,19 +289,28 @@ mod tests {
         assert_eq!(name_of(principals.with_access_key("AK1")).as_deref(), Some("a"));
         assert_eq!(principals.credentials("AK1").unwrap().secret_access_key, "secret");
         assert!(principals.credentials("AK2").is_none());
+        let named = principals.with_certificate_name("a.internal");
+        assert_eq!(name_of(named).as_deref(), Some("a"));
+        assert_eq!(principals.with_certificate_name("b.internal"), None);
         assert!(!format!("{principals:?}").contains("secret"));
     }
 
     #[test]
     fn nobody_is_two() {
-        let one = |name, token: &str, id: &str| {
-            let key = AccessKey { id: id.into(), secret: "s".into() };
-            (principal(name, &[]), vec![Sha256::of(token.as_bytes())], vec![key])
+        let one = |name, token: &str, id: &str, certificate: &str| {
+            let proofs = Proofs {
+                tokens: vec![Sha256::of(token.as_bytes())],
+                access_keys: vec![AccessKey { id: id.into(), secret: "s".into() }],
+                certificate_names: vec![certificate.into()],
+            };
+            (principal(name, &[]), proofs)
         };
-        let error = |other| Principals::new(vec![one("a", "1", "A"), other]).unwrap_err();
-        assert_eq!(error(one("a", "2", "B")), PrincipalsError::NameTwice("a".into()));
-        assert_eq!(error(one("b", "1", "B")), PrincipalsError::TokenTwice("b".into()));
-        assert_eq!(error(one("b", "2", "A")), PrincipalsError::AccessKeyTwice("A".into()));
+        let error = |other| Principals::new(vec![one("a", "1", "A", "x"), other]).unwrap_err();
+        assert_eq!(error(one("a", "2", "B", "y")), PrincipalsError::NameTwice("a".into()));
+        assert_eq!(error(one("b", "1", "B", "y")), PrincipalsError::TokenTwice("b".into()));
+        assert_eq!(error(one("b", "2", "A", "y")), PrincipalsError::AccessKeyTwice("A".into()));
+        let twice = PrincipalsError::CertificateNameTwice("x".into());
+        assert_eq!(error(one("b", "2", "B", "x")), twice);
     }
 
     #[test]

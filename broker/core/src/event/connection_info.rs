@@ -144,6 +144,19 @@ impl ConnectionInfo {
             [version, ..] => Err(ConnectionInfoError::UnknownVersion(*version)),
         }
     }
+
+    /// API and stage alone, read in place.
+    pub fn peek_stage(bytes: &[u8]) -> Option<(&str, &str)> {
+        let [VERSION, flags, rest @ ..] = bytes else { return None };
+        let mut reader = Reader(rest);
+        if flags & IP_V6 != 0 {
+            reader.array::<16>()?;
+        } else {
+            reader.array::<4>()?;
+        }
+        reader.number()?;
+        Some((reader.text()?, reader.text()?))
+    }
 }
 
 impl Authorized {

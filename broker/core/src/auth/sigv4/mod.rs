@@ -20,7 +20,7 @@ use std::fmt;
 
 pub use error::{Absent, Incomplete, Place, VerifyError};
 pub use sign::{presign, sign};
-pub use verify::{Expectation, UnsignedPayload, Verified, verify};
+pub use verify::{Expectation, UnsignedPayload, Verified, check_head, verify};
 
 const ALGORITHM: &str = "AWS4-HMAC-SHA256";
 const TERMINATOR: &str = "aws4_request";

@@ -45,6 +45,30 @@ pub fn verify<'k>(
     now_ms: u64,
     find: impl FnOnce(&str) -> Option<Credentials<'k>>,
 ) -> Result<Verified, VerifyError> {
+    let (presented, credentials) = judge_head(request, expectation, now_ms, find)?;
+    let payload_hash = payload_hash(request, expectation.unsigned_payload)?;
+    check_signature(request, &presented, &credentials, &payload_hash)?;
+    let [access_key_id, ..] = presented.credential;
+    Ok(Verified { access_key_id })
+}
+
+/// Finds what is wrong whatever the body may be, so that a stranger's need not be read. A request that
+/// passes is not verified yet.
+pub fn check_head<'k>(
+    request: &Request<'_>,
+    expectation: &Expectation<'_>,
+    now_ms: u64,
+    find: impl FnOnce(&str) -> Option<Credentials<'k>>,
+) -> Result<(), VerifyError> {
+    judge_head(request, expectation, now_ms, find).map(|_| ())
+}
+
+fn judge_head<'k>(
+    request: &Request<'_>,
+    expectation: &Expectation<'_>,
+    now_ms: u64,
+    find: impl FnOnce(&str) -> Option<Credentials<'k>>,
+) -> Result<(Presented, Credentials<'k>), VerifyError> {
     let presented = Presented::of(request)?;
     check_time(&presented, BasicTime(now_ms))?;
     if !presented.signed_headers.iter().any(|name| name == "host") {
@@ -57,10 +81,7 @@ pub fn verify<'k>(
     if !presented.signed_headers.iter().all(|name| request.header(name).is_some()) {
         return Err(VerifyError::SignedHeaderAbsent);
     }
-    let payload_hash = payload_hash(request, expectation.unsigned_payload)?;
-    check_signature(request, &presented, &credentials, &payload_hash)?;
-    let [access_key_id, ..] = presented.credential;
-    Ok(Verified { access_key_id })
+    Ok((presented, credentials))
 }
 
 fn check_time(presented: &Presented, now: BasicTime) -> Result<(), VerifyError> {

@@ -1,0 +1,198 @@
+//! The sockets of the API: HTTP/1.1 and HTTP/2 at one port, told apart by their first bytes.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::Request;
+use axum::http::{StatusCode, header};
+use axum::response::Response;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, Sleep};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::codegen::Service as _;
+use tracing::{debug, warn};
+
+/// What one HTTP/2 connection may have open at once.
+const STREAMS_MAX: u32 = 1024;
+/// A request's headers, in both versions.
+const HEADER_BYTES_MAX: u32 = 16 * 1024;
+/// Between two Pings of HTTP/2.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+/// How long the head of a request of HTTP/1.1 may take, from the end of the last one on: idle
+/// connections end by it, too.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a connection may take to say which version it speaks.
+const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
+/// RFC 9113 section 3.4: as long as the first line of a request of HTTP/1.1 is at least.
+const PREFACE_BYTES: usize = 24;
+/// Open connections. Further ones wait in the backlog of the system.
+const CONNECTIONS_MAX: usize = 8192;
+/// How long no connection is accepted after the process has run out of files.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Serves until `stop` resolves, then lets the requests under way end.
+pub(super) async fn serve(listener: TcpListener, router: Router, stop: impl Future<Output = ()>) {
+    let ending = CancellationToken::new();
+    let tasks = TaskTracker::new();
+    tokio::select! {
+        () = accept(listener, router, &tasks, &ending) => (),
+        () = stop => (),
+    }
+    ending.cancel();
+    tasks.close();
+    tasks.wait().await;
+}
+
+async fn accept(
+    listener: TcpListener,
+    router: Router,
+    tasks: &TaskTracker,
+    ending: &CancellationToken,
+) {
+    let builder = builder();
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let Ok(place) = places.clone().acquire_owned().await else { return };
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        // Answers are small and are to leave at once.
+        let _ = stream.set_nodelay(true);
+        let (builder, router, ending) = (builder.clone(), router.clone(), ending.clone());
+        tasks.spawn(async move {
+            converse(&builder, stream, router, &ending).await;
+            drop(place);
+        });
+    }
+}
+
+fn builder() -> Builder<TokioExecutor> {
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(HEADER_BYTES_MAX as usize);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS_MAX)
+        .max_header_list_size(HEADER_BYTES_MAX)
+        .keep_alive_interval(KEEPALIVE_INTERVAL);
+    builder
+}
+
+/// Answers what comes over one connection, until either side has enough of it.
+async fn converse(
+    builder: &Builder<TokioExecutor>,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    router: Router,
+    ending: &CancellationToken,
+) {
+    let service = service_fn(move |request: Request<Incoming>| {
+        let mut router = router.clone();
+        async move { router.call(request).await.map(without_needless_length) }
+    });
+    let io = TokioIo::new(Prompt::new(stream));
+    let mut connection = std::pin::pin!(builder.serve_connection(io, service));
+    let ended = tokio::select! {
+        ended = &mut connection => ended,
+        () = ending.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        debug!(error, "a connection of the API broke");
+    }
+}
+
+/// RFC 9110 section 8.6 allows no length where there is no content. axum adds one.
+fn without_needless_length(mut response: Response) -> Response {
+    if response.status() == StatusCode::NO_CONTENT {
+        response.headers_mut().remove(header::CONTENT_LENGTH);
+    }
+    response
+}
+
+/// A stream whose peer must say soon which version it speaks.
+struct Prompt<S> {
+    stream: S,
+    /// None once enough bytes have come.
+    waiting: Option<(Pin<Box<Sleep>>, usize)>,
+}
+
+impl<S> Prompt<S> {
+    fn new(stream: S) -> Prompt<S> {
+        let deadline = Box::pin(tokio::time::sleep_until(Instant::now() + PREFACE_TIMEOUT));
+        Prompt { stream, waiting: Some((deadline, PREFACE_BYTES)) }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Prompt<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
+        let Some((deadline, missing)) = &mut self.waiting else { return polled };
+        if polled.is_pending() {
+            ready!(deadline.as_mut().poll(context));
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        let read = buffer.filled().len() - before;
+        *missing = missing.saturating_sub(read);
+        if *missing == 0 {
+            self.waiting = None;
+        }
+        polled
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Prompt<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}

@@ -1,0 +1,162 @@
+//! Who may call the management API, as written and as believed.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
+
+use posthorn_core::auth::principal::{AccessKey, Permission, Principal, Principals, Proofs};
+use posthorn_core::auth::throttle::{Rate, Throttle};
+use serde::Deserialize;
+use serde_saphyr::Spanned;
+
+use crate::config::source::Fault;
+
+const RATE_MAX: f64 = 1_000_000.0;
+
+/// The section `principals`, believed.
+#[derive(Debug, Clone, Default)]
+pub struct PrincipalSettings {
+    pub known: Principals,
+    /// How often a principal may call, by its name. Who is not in it may as often as it likes.
+    pub throttles: BTreeMap<Arc<str>, Throttle>,
+}
+
+/// As the section `principals` has it, by name.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WrittenPrincipal {
+    /// `{api}/{stage}/{verb}`, where `*` and `?` are wildcards. The verbs are post, get, delete, list,
+    /// `*` for these four, and admin, for which API and stage do not matter.
+    permissions: Vec<Spanned<String>>,
+    /// SHA-256 of bearer tokens, in hexadecimal: `printf %s TOKEN | sha256sum`.
+    #[serde(default)]
+    token_sha256: Vec<Spanned<String>>,
+    /// What requests are signed with by Signature Version 4.
+    #[serde(default)]
+    access_keys: Vec<WrittenAccessKey>,
+    /// Calls per second, in the long run. Each post of a stream is a call.
+    throttling_rate_limit: Option<Spanned<f64>>,
+    /// Calls at once, after a rest.
+    throttling_burst_limit: Option<Spanned<u32>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenAccessKey {
+    access_key_id: Spanned<String>,
+    /// A file that holds the secret and nothing else; relative to the configuration.
+    secret_access_key_file: Option<Spanned<PathBuf>>,
+    /// A variable of the environment that holds it.
+    secret_access_key_env: Option<Spanned<String>>,
+}
+
+/// Where secrets are found.
+pub(super) struct Secrets<'a> {
+    pub folder: &'a Path,
+    pub environment: &'a [(String, String)],
+}
+
+/// The keys of a fault begin with the name of its principal.
+pub(super) fn believe(
+    written: &BTreeMap<Arc<str>, WrittenPrincipal>,
+    secrets: &Secrets<'_>,
+) -> Result<PrincipalSettings, Fault> {
+    let (mut principals, mut throttles) = (Vec::new(), BTreeMap::new());
+    for (name, written) in written {
+        let access_keys = written.access_keys.iter().map(|key| key.believe(name, secrets));
+        let proofs = Proofs {
+            tokens: parse_all(name, "token_sha256", &written.token_sha256)?,
+            access_keys: access_keys.collect::<Result<_, _>>()?,
+            certificate_names: Vec::new(),
+        };
+        let permissions: Vec<Permission> = parse_all(name, "permissions", &written.permissions)?;
+        if let Some(throttle) = written.throttle(name)? {
+            throttles.insert(name.clone(), throttle);
+        }
+        principals.push((Principal { name: name.clone(), permissions }, proofs));
+    }
+    let known = Principals::new(principals).map_err(|error| Fault::new("", error.to_string()))?;
+    Ok(PrincipalSettings { known, throttles })
+}
+
+impl WrittenPrincipal {
+    fn throttle(&self, name: &str) -> Result<Option<Throttle>, Fault> {
+        let (rate, burst) = match (&self.throttling_rate_limit, &self.throttling_burst_limit) {
+            (None, None) => return Ok(None),
+            (Some(rate), Some(burst)) => (rate, burst),
+            (Some(rate), None) => {
+                let rule = "a rate needs a throttling_burst_limit";
+                return Err(Fault::at(format!("{name}.throttling_rate_limit"), rate, rule));
+            }
+            (None, Some(burst)) => {
+                let rule = "a burst needs a throttling_rate_limit";
+                return Err(Fault::at(format!("{name}.throttling_burst_limit"), burst, rule));
+            }
+        };
+        if !(0.001..=RATE_MAX).contains(&rate.value) {
+            let rule = "a rate is from 0.001 to 1000000 calls a second";
+            return Err(Fault::at(format!("{name}.throttling_rate_limit"), rate, rule));
+        }
+        if burst.value == 0 {
+            let rule = "a burst is at least 1";
+            return Err(Fault::at(format!("{name}.throttling_burst_limit"), burst, rule));
+        }
+        let thousandths = (rate.value * 1000.0).round();
+        Ok(Some(Throttle::new(Rate(thousandths as u64), burst.value)))
+    }
+}
+
+impl WrittenAccessKey {
+    fn believe(&self, name: &str, secrets: &Secrets<'_>) -> Result<AccessKey, Fault> {
+        let (key, id) = (format!("{name}.access_keys"), &self.access_key_id);
+        let is_letter = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
+        if !(1..=128).contains(&id.value.len()) || !id.value.bytes().all(is_letter) {
+            let rule = "an access key ID is 1 to 128 of A-Z, a-z, 0-9, - and _";
+            return Err(Fault::at(format!("{key}.access_key_id"), id, rule));
+        }
+        let secret = match (&self.secret_access_key_file, &self.secret_access_key_env) {
+            (Some(file), None) => secrets.in_file(&key, file)?,
+            (None, Some(variable)) => secrets.in_environment(&key, variable)?,
+            (Some(_), Some(_)) | (None, None) => {
+                let rule = "has either a secret_access_key_file or a secret_access_key_env";
+                return Err(Fault::at(key, id, rule));
+            }
+        };
+        Ok(AccessKey { id: id.value.as_str().into(), secret: secret.into() })
+    }
+}
+
+impl Secrets<'_> {
+    fn in_file(&self, key: &str, file: &Spanned<PathBuf>) -> Result<String, Fault> {
+        let (key, path) = (format!("{key}.secret_access_key_file"), self.folder.join(&file.value));
+        let text = std::fs::read_to_string(&path)
+            .map_err(|error| Fault::at(&*key, file, format!("{}: {error}", path.display())))?;
+        match text.trim() {
+            "" => Err(Fault::at(key, file, format!("{} is empty", path.display()))),
+            secret => Ok(secret.to_owned()),
+        }
+    }
+
+    fn in_environment(&self, key: &str, variable: &Spanned<String>) -> Result<String, Fault> {
+        let mut variables = self.environment.iter();
+        let found = variables.find(|(name, value)| *name == variable.value && !value.is_empty());
+        found.map(|(_, value)| value.clone()).ok_or_else(|| {
+            let rule = format!("the environment has no variable `{}`", variable.value);
+            Fault::at(format!("{key}.secret_access_key_env"), variable, rule)
+        })
+    }
+}
+
+fn parse_all<T: FromStr<Err: Display>>(
+    name: &str,
+    key: &str,
+    written: &[Spanned<String>],
+) -> Result<Vec<T>, Fault> {
+    let parse = |text: &Spanned<String>| {
+        let parsed = text.value.parse();
+        parsed.map_err(|error: T::Err| Fault::at(format!("{name}.{key}"), text, error.to_string()))
+    };
+    written.iter().map(parse).collect()
+}
