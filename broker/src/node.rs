@@ -18,9 +18,8 @@ use crate::config::tls::TlsSettings;
 use crate::consensus::{Consensus, Fence, StartError, Started};
 use crate::edge::{self, Edge};
 use crate::exchange::Gateway;
-use crate::exchange::stage::Stages;
+use crate::exchange::stage::{Lasting, Stages};
 use crate::fabric::{Fabric, FabricError, FabricSettings, TlsFiles};
-use crate::integration::Clients;
 use crate::reload::{ListenerTls, Watched};
 use crate::telemetry::{Exporter, Metrics, Registry};
 use crate::tls::{ServerTls, TlsError};
@@ -106,12 +105,7 @@ impl Node {
                 NodeError::Store(error.to_string().into())
             }
         })?;
-        let stages = Stages::new(
-            &config.apis,
-            config.addresses.clone(),
-            &Clients::new(config.aws.clone()),
-            &metrics,
-        );
+        let stages = Stages::new(&config, &Lasting::new(config.aws.clone()), &metrics);
         let outbox_limits = OutboxLimits {
             bytes_max: config.edge.outbox_bytes_max as usize,
             messages_max: config.edge.outbox_messages_max as usize,

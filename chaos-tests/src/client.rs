@@ -3,9 +3,11 @@
 use std::net::SocketAddr;
 
 use futures_util::{SinkExt as _, StreamExt as _};
+use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
-use tungstenite::handshake::client::{Request, Response};
+use tungstenite::client::IntoClientRequest as _;
+use tungstenite::http::HeaderMap;
 use tungstenite::{Error, Message};
 
 use crate::within;
@@ -14,16 +16,40 @@ pub struct Client {
     socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
 }
 
+/// How a handshake was refused.
+#[derive(Debug)]
+pub struct Refused {
+    pub status: u16,
+    pub headers: HeaderMap,
+    /// Null if it is not JSON.
+    pub body: Value,
+}
+
 impl Client {
     pub async fn connect(url: &str) -> Result<Client, Error> {
         let (socket, _) = within("an answer to a handshake", connect_async(url)).await?;
         Ok(Client { socket })
     }
 
-    /// Connects by a request of one's own, and returns what it was answered with.
-    pub async fn connect_by(request: Request) -> Result<(Client, Response), Error> {
-        let (socket, response) = within("an answer to a handshake", connect_async(request)).await?;
-        Ok((Client { socket }, response))
+    /// Connects with more headers, and returns those of the answer.
+    pub async fn knock(
+        url: &str,
+        headers: &[(&'static str, &str)],
+    ) -> Result<(Client, HeaderMap), Refused> {
+        let mut request = url.into_client_request().expect("a URL");
+        for (name, value) in headers {
+            request.headers_mut().append(*name, value.parse().expect("a header's value"));
+        }
+        let answer = within("an answer to a handshake", connect_async(request)).await;
+        match answer {
+            Ok((socket, response)) => Ok((Client { socket }, response.headers().clone())),
+            Err(Error::Http(response)) => {
+                let (head, body) = response.into_parts();
+                let body = serde_json::from_slice(&body.unwrap_or_default()).unwrap_or_default();
+                Err(Refused { status: head.status.as_u16(), headers: head.headers, body })
+            }
+            Err(error) => panic!("{url}: {error}"),
+        }
     }
 
     /// Opens one at an address, whatever host the URL names.

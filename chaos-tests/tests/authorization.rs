@@ -3,20 +3,11 @@
 #![expect(clippy::unwrap_used, reason = "what is not as expected is to end a test")]
 
 use posthorn_chaos::backend::Backend;
-use posthorn_chaos::client::Client;
+use posthorn_chaos::client::{Client, Refused};
 use posthorn_chaos::cluster::{Cluster, Options};
 use posthorn_chaos::issuer::{Issuer, SigningKey};
 use serde_json::{Value, json};
-use tungstenite::client::IntoClientRequest as _;
 use tungstenite::http::HeaderMap;
-
-/// How a handshake was refused.
-#[derive(Debug)]
-struct Refused {
-    status: u16,
-    headers: HeaderMap,
-    body: Value,
-}
 
 /// Opens a connection. `path` may have a query.
 async fn knock(
@@ -25,19 +16,7 @@ async fn knock(
     headers: &[(&'static str, &str)],
 ) -> Result<(Client, HeaderMap), Refused> {
     let url = format!("ws://{}{path}", cluster.node(0).at("edge"));
-    let mut request = url.into_client_request().unwrap();
-    for (name, value) in headers {
-        request.headers_mut().append(*name, value.parse().unwrap());
-    }
-    match Client::connect_by(request).await {
-        Ok((client, response)) => Ok((client, response.headers().clone())),
-        Err(tungstenite::Error::Http(response)) => {
-            let (head, body) = response.into_parts();
-            let body = serde_json::from_slice(&body.unwrap_or_default()).unwrap_or_default();
-            Err(Refused { status: head.status.as_u16(), headers: head.headers, body })
-        }
-        Err(error) => panic!("{path}: {error}"),
-    }
+    Client::knock(&url, headers).await
 }
 
 async fn status_of(cluster: &Cluster, path: &str, headers: &[(&'static str, &str)]) -> u16 {

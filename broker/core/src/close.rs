@@ -38,6 +38,8 @@ pub enum CloseCause {
     TooManyControlFrames,
     /// It sent a binary message where the stage takes none.
     BinaryRefused,
+    /// It went on sending although its messages were refused as too many.
+    Throttled,
     /// The node is being shut down.
     Drained(CloseFrame),
     /// The node lost its lease: another may speak for it soon.
@@ -62,6 +64,7 @@ impl CloseCause {
             | CloseCause::Unfinished
             | CloseCause::TooManyControlFrames => 1008,
             CloseCause::BinaryRefused => 1003,
+            CloseCause::Throttled => 1008,
             CloseCause::Fenced => 1012,
         }
     }
@@ -83,6 +86,7 @@ impl CloseCause {
             CloseCause::Unfinished => "Message not finished in time",
             CloseCause::TooManyControlFrames => "Too many control frames",
             CloseCause::BinaryRefused => "Binary is not supported",
+            CloseCause::Throttled => "Too Many Requests",
             CloseCause::Fenced => "Service restart",
         }
     }

@@ -13,8 +13,11 @@ mod domain;
 pub mod jwt;
 pub mod node;
 pub mod principals;
+mod secret;
 mod source;
+mod throttling;
 pub mod tls;
+mod usage;
 pub mod values;
 
 use std::collections::BTreeMap;
@@ -23,6 +26,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use posthorn_core::address::Addresses;
+use posthorn_core::auth::throttle::Throttle;
+use posthorn_core::auth::usage_plan::UsagePlans;
 use serde::Deserialize;
 
 use crate::config::api::{Api, Surroundings, WrittenApi};
@@ -32,8 +37,11 @@ use crate::config::node::{
     AdminSettings, ApiSettings, ClusterSettings, EdgeSettings, FabricSettings, LogSettings,
     NodeSettings,
 };
-use crate::config::principals::{PrincipalSettings, Secrets, WrittenPrincipal};
+use crate::config::principals::{PrincipalSettings, WrittenPrincipal};
+use crate::config::secret::Secrets;
 pub use crate::config::source::ConfigError;
+use crate::config::throttling::WrittenThrottle;
+use crate::config::usage::{WrittenKey, WrittenPlan};
 
 /// All that a node is told.
 #[derive(Debug, Clone)]
@@ -47,6 +55,9 @@ pub struct Config {
     pub log: LogSettings,
     pub aws: Arc<AwsSettings>,
     pub principals: PrincipalSettings,
+    /// Over all handshakes, messages and calls of the management API at this node.
+    pub account_throttle: Option<Throttle>,
+    pub usage_plans: UsagePlans,
     pub apis: Vec<Arc<Api>>,
     /// What leads to their stages.
     pub addresses: Arc<Addresses>,
@@ -71,6 +82,16 @@ struct Written {
     /// Who may call the management API, by name.
     #[serde(default)]
     principals: BTreeMap<Arc<str>, WrittenPrincipal>,
+    /// How often, at each node, anything may be asked of all APIs together: handshakes, messages and
+    /// calls of the management API. As often as may be where it is missing.
+    #[serde(default)]
+    account: WrittenThrottle,
+    /// By their IDs.
+    #[serde(default)]
+    api_keys: BTreeMap<Arc<str>, WrittenKey>,
+    /// What API keys are good for, by their IDs.
+    #[serde(default)]
+    usage_plans: BTreeMap<Arc<str>, WrittenPlan>,
     /// API definitions, by API ID.
     #[serde(default)]
     apis: BTreeMap<Arc<str>, WrittenApi>,
@@ -115,6 +136,16 @@ impl Config {
         let secrets = Secrets { folder, environment: &environment };
         let principals = principals::believe(&written.principals, &secrets)
             .map_err(|fault| ConfigError::below(path, "principals", fault))?;
+        let account_throttle = written
+            .account
+            .believe("account")
+            .map_err(|fault| ConfigError::of_section(path, fault))?;
+        let is_stage = |id: &str, stage: &str| {
+            apis.iter().any(|api| *api.id == *id && api.stages.contains_key(stage))
+        };
+        let usage_plans =
+            usage::believe(&written.api_keys, &written.usage_plans, is_stage, &secrets)
+                .map_err(|fault| ConfigError::of_section(path, fault))?;
         let Written { node, cluster, fabric, mut edge, api, admin, log, aws, .. } = written;
         edge.tls = edge.tls.map(|tls| tls.found_from(folder));
         let aws = aws
@@ -133,6 +164,8 @@ impl Config {
             log,
             aws,
             principals,
+            account_throttle,
+            usage_plans,
             apis,
             addresses,
         };

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -11,6 +11,7 @@ use posthorn_core::auth::throttle::{Rate, Throttle};
 use serde::Deserialize;
 use serde_saphyr::Spanned;
 
+use crate::config::secret::Secrets;
 use crate::config::source::Fault;
 
 const RATE_MAX: f64 = 1_000_000.0;
@@ -50,12 +51,6 @@ struct WrittenAccessKey {
     secret_access_key_file: Option<Spanned<PathBuf>>,
     /// A variable of the environment that holds it.
     secret_access_key_env: Option<Spanned<String>>,
-}
-
-/// Where secrets are found.
-pub(super) struct Secrets<'a> {
-    pub folder: &'a Path,
-    pub environment: &'a [(String, String)],
 }
 
 /// The keys of a fault begin with the name of its principal.
@@ -117,35 +112,18 @@ impl WrittenAccessKey {
             return Err(Fault::at(format!("{key}.access_key_id"), id, rule));
         }
         let secret = match (&self.secret_access_key_file, &self.secret_access_key_env) {
-            (Some(file), None) => secrets.in_file(&key, file)?,
-            (None, Some(variable)) => secrets.in_environment(&key, variable)?,
+            (Some(file), None) => {
+                secrets.in_file(&format!("{key}.secret_access_key_file"), file)?
+            }
+            (None, Some(variable)) => {
+                secrets.in_environment(&format!("{key}.secret_access_key_env"), variable)?
+            }
             (Some(_), Some(_)) | (None, None) => {
                 let rule = "has either a secret_access_key_file or a secret_access_key_env";
                 return Err(Fault::at(key, id, rule));
             }
         };
         Ok(AccessKey { id: id.value.as_str().into(), secret: secret.into() })
-    }
-}
-
-impl Secrets<'_> {
-    fn in_file(&self, key: &str, file: &Spanned<PathBuf>) -> Result<String, Fault> {
-        let (key, path) = (format!("{key}.secret_access_key_file"), self.folder.join(&file.value));
-        let text = std::fs::read_to_string(&path)
-            .map_err(|error| Fault::at(&*key, file, format!("{}: {error}", path.display())))?;
-        match text.trim() {
-            "" => Err(Fault::at(key, file, format!("{} is empty", path.display()))),
-            secret => Ok(secret.to_owned()),
-        }
-    }
-
-    fn in_environment(&self, key: &str, variable: &Spanned<String>) -> Result<String, Fault> {
-        let mut variables = self.environment.iter();
-        let found = variables.find(|(name, value)| *name == variable.value && !value.is_empty());
-        found.map(|(_, value)| value.clone()).ok_or_else(|| {
-            let rule = format!("the environment has no variable `{}`", variable.value);
-            Fault::at(format!("{key}.secret_access_key_env"), variable, rule)
-        })
     }
 }
 

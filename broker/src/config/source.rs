@@ -58,6 +58,12 @@ impl Fault {
 }
 
 impl ConfigError {
+    /// A fault whose key is whole.
+    pub(super) fn of_section(file: &Path, fault: Fault) -> ConfigError {
+        let Fault { key, place, rule } = fault;
+        ConfigError { file: file.to_owned(), place, key, rule }
+    }
+
     pub(super) fn rule(file: &Path, key: &str, rule: String) -> ConfigError {
         ConfigError { file: file.to_owned(), place: None, key: key.to_owned(), rule }
     }

@@ -102,6 +102,7 @@ where
     match edge.gateway.judge(&stage, &info, &mut parts).await {
         Ok(entry) => {
             info.authorized = entry.authorized;
+            info.api_key = entry.api_key;
             parts.authorizer_latency_ms = entry.authorizer_latency_ms;
         }
         Err(turned_away) => {
@@ -332,17 +333,25 @@ impl Reply {
     }
 
     fn turned_away(turned_away: &TurnedAway, info: &ConnectionInfo) -> Reply {
-        let body = serde_json::json!({
-            "message": turned_away.message,
-            "connectionId": info.connection.to_string(),
-            "requestId": turned_away.request.to_string(),
-        });
-        let content_type = "application/json; charset=UTF-8".to_owned();
-        Reply {
-            status: turned_away.status,
-            headers: vec![("Content-Type".to_owned(), content_type)],
-            body: body.to_string().into(),
+        let TurnedAway { status, message, exception, retry_after, request, label: _ } = turned_away;
+        let mut reply = match exception {
+            Some(exception) => Reply::message(*status, message).with("x-amzn-ErrorType", exception),
+            None => {
+                let body = serde_json::json!({
+                    "message": message,
+                    "connectionId": info.connection.to_string(),
+                    "requestId": request.to_string(),
+                });
+                let content_type = "application/json; charset=UTF-8".to_owned();
+                let headers = vec![("Content-Type".to_owned(), content_type)];
+                Reply { status: *status, headers, body: body.to_string().into() }
+            }
+        };
+        if let Some(retry_after) = retry_after {
+            let seconds = retry_after.as_secs_f64().ceil();
+            reply = reply.with("Retry-After", &seconds.to_string());
         }
+        reply
     }
 
     /// What the backend said, where it said anything.

@@ -209,6 +209,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             | CloseCause::TooSlow
             | CloseCause::Lost
             | CloseCause::BinaryRefused
+            | CloseCause::Throttled
             | CloseCause::Drained(_)
             | CloseCause::Fenced => self.machine.on_ended(cause),
         }

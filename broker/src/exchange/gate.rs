@@ -1,13 +1,15 @@
 //! Who may open a connection: decided before anybody else is told of it.
 
 use std::borrow::Cow;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use posthorn_core::auth::arn::{ApiArn, INVOKE};
 use posthorn_core::auth::authorizer::AuthorizerAnswer;
 use posthorn_core::auth::identity_source::{IdentityFields, first_absent};
 use posthorn_core::auth::policy::Circumstances;
-use posthorn_core::event::connection_info::{Authorized, ConnectionInfo};
+use posthorn_core::auth::throttle::Throttled;
+use posthorn_core::auth::usage_plan::Refusal as NoUse;
+use posthorn_core::event::connection_info::{ApiKey, Authorized, ConnectionInfo};
 use posthorn_core::event::context::Request;
 use posthorn_core::event::fields::Fields;
 use posthorn_core::event::handshake::Handshake;
@@ -15,10 +17,11 @@ use posthorn_core::event::ids::RequestId;
 use posthorn_core::event::proxy::AuthorizerEvent;
 use tracing::info;
 
-use crate::config::api::Authorization;
+use crate::config::api::{ApiKeySource, Authorization};
 use crate::exchange::bearer::{JwtAuthorizer, NotBelieved};
 use crate::exchange::inbound::{HandshakeParts, request, trace_id};
 use crate::exchange::stage::Stage;
+use crate::exchange::throttles::Limiter;
 use crate::integration::{Authorizer, AuthorizerError, Clients};
 use crate::telemetry::Refused;
 
@@ -32,11 +35,14 @@ pub enum Door {
 }
 
 /// A client that may go on.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Entry {
     pub authorized: Option<Authorized>,
     /// How long the authorizer took, if there is one.
     pub authorizer_latency_ms: Option<u64>,
+    pub api_key: Option<ApiKey>,
+    /// The API key that the authorizer named.
+    usage_identifier_key: Option<Box<str>>,
 }
 
 /// A client that is turned away.
@@ -44,6 +50,9 @@ pub struct Entry {
 pub struct TurnedAway {
     pub status: u16,
     pub message: Cow<'static, str>,
+    /// The name of AWS's exception, where AWS turns clients away before they are connections.
+    pub exception: Option<&'static str>,
+    pub retry_after: Option<Duration>,
     pub request: RequestId,
     pub label: Refused,
 }
@@ -53,16 +62,47 @@ pub struct TurnedAway {
 struct Refusal {
     status: u16,
     message: Cow<'static, str>,
+    exception: Option<&'static str>,
+    retry_after: Option<Duration>,
     label: Refused,
 }
 
-const UNAUTHORIZED: Refusal =
-    Refusal { status: 401, message: Cow::Borrowed("Unauthorized"), label: Refused::Unauthorized };
+const UNAUTHORIZED: Refusal = Refusal {
+    status: 401,
+    message: Cow::Borrowed("Unauthorized"),
+    exception: None,
+    retry_after: None,
+    label: Refused::Unauthorized,
+};
 const FORBIDDEN: Refusal =
     Refusal { status: 403, message: Cow::Borrowed("Forbidden"), ..UNAUTHORIZED };
 /// Who cannot be asked about is not let in.
 const BROKEN: Refusal =
     Refusal { status: 500, message: Cow::Borrowed("Internal server error"), ..UNAUTHORIZED };
+
+const API_KEY: &str = "x-api-key";
+
+impl From<Throttled> for Refusal {
+    fn from(Throttled { retry_after }: Throttled) -> Refusal {
+        let message = "Too Many Requests".into();
+        Refusal { status: 429, message, retry_after, label: Refused::Throttled, ..UNAUTHORIZED }
+    }
+}
+
+/// Of the key's plan. The two 429s have the words of API Gateway's responses THROTTLED and
+/// QUOTA_EXCEEDED.
+impl From<NoUse> for Refusal {
+    fn from(refused: NoUse) -> Refusal {
+        match refused {
+            NoUse::Forbidden => FORBIDDEN,
+            NoUse::Throttled { retry_after } => Throttled { retry_after }.into(),
+            NoUse::QuotaExceeded => Refusal {
+                message: "Limit Exceeded".into(),
+                ..Throttled { retry_after: None }.into()
+            },
+        }
+    }
+}
 
 impl Door {
     pub(super) fn new(authorization: &Authorization, clients: &Clients) -> Door {
@@ -85,8 +125,8 @@ pub(super) async fn judge(
 ) -> Result<Entry, TurnedAway> {
     let request = request();
     judge_request(stage, info, parts, request).await.map_err(|refusal| {
-        let Refusal { status, message, label } = refusal;
-        TurnedAway { status, message, request: request.id, label }
+        let Refusal { status, message, exception, retry_after, label } = refusal;
+        TurnedAway { status, message, exception, retry_after, request: request.id, label }
     })
 }
 
@@ -96,12 +136,35 @@ async fn judge_request(
     parts: &mut HandshakeParts,
     request: Request,
 ) -> Result<Entry, Refusal> {
+    let (account, connect) = (stage.account.as_ref(), stage.connect_limiter.as_ref());
+    if account.is_some() || connect.is_some() {
+        Limiter::take_both(account, connect, Instant::now())?;
+    }
     if let Some(rules) = &stage.allowed_origins {
         let origin = parts.header("origin");
         if origin.is_some_and(|origin| rules.check(origin).is_err()) {
             return Err(Refusal { label: Refused::Origin, ..FORBIDDEN });
         }
     }
+    let mut api_key = match &stage.api_keys {
+        Some(keys) if keys.source == ApiKeySource::Header => {
+            Some(keys.admit(parts.header(API_KEY), request.at_ms)?)
+        }
+        Some(_) | None => None,
+    };
+    let entry = judge_person(stage, info, parts, request).await?;
+    if let Some(keys) = stage.api_keys.as_ref().filter(|_| api_key.is_none()) {
+        api_key = Some(keys.admit(entry.usage_identifier_key.as_deref(), request.at_ms)?);
+    }
+    Ok(Entry { api_key, ..entry })
+}
+
+async fn judge_person(
+    stage: &Stage,
+    info: &ConnectionInfo,
+    parts: &mut HandshakeParts,
+    request: Request,
+) -> Result<Entry, Refusal> {
     match &stage.door {
         Door::Open => Ok(Entry::default()),
         Door::Asking(authorizer) => by_authorizer(authorizer, stage, info, request, parts).await,
@@ -140,6 +203,8 @@ async fn by_authorizer(
         None => Ok(Entry {
             authorized: Some(answer.authorized),
             authorizer_latency_ms: Some(latency_ms),
+            usage_identifier_key: answer.usage_identifier_key,
+            ..Entry::default()
         }),
         Some(message) => Err(Refusal { message: message.into(), ..FORBIDDEN }),
     }

@@ -4,6 +4,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use hyper::header::{HeaderName, HeaderValue};
@@ -25,9 +26,12 @@ use crate::consensus::Consensus;
 use crate::exchange::account;
 use crate::exchange::mailbox::Mailbox;
 use crate::exchange::stage::{Route, Stage, Stages};
+use crate::exchange::throttles::Limiter;
 use crate::integration::{Answer, CallError};
 use crate::telemetry::{Refused, RouteMetrics};
 
+/// So many messages in a row that were refused as too many close their connection.
+const THROTTLED_MAX: u32 = 1000;
 pub(super) const SUBPROTOCOL: &str = "sec-websocket-protocol";
 
 #[derive(Clone)]
@@ -162,12 +166,19 @@ impl Inbound {
                 let metrics = &mailbox.metrics.unrouted;
                 metrics.messages_received.increment(1);
                 metrics.client_errors.increment(1);
-                reply_error(mailbox, metrics, ErrorFrame::Forbidden(request_id()));
+                if is_granted(mailbox, metrics, stages.account(), None) {
+                    reply_error(mailbox, metrics, ErrorFrame::Forbidden(request_id()));
+                }
                 mailbox.on_dispatched();
                 return;
             }
         };
         route.metrics.messages_received.increment(1);
+        if !is_granted(mailbox, &route.metrics, stage.account.as_ref(), route.limiter.as_ref()) {
+            route.metrics.client_errors.increment(1);
+            mailbox.on_dispatched();
+            return;
+        }
         if let Some(answer) = route.integration.answer_now(&mailbox.info, Some(&message)) {
             reply(mailbox, route, answer);
             mailbox.on_dispatched();
@@ -306,6 +317,29 @@ fn is_passed_on((name, value): &(String, String)) -> bool {
     let is_websockets =
         name.get(..14).is_some_and(|begin| begin.eq_ignore_ascii_case("sec-websocket-"));
     is_header && !is_websockets && !ours.iter().any(|other| other.eq_ignore_ascii_case(name))
+}
+
+/// Whether a message is within its limits. If not, its client is told so; if that does not stop it,
+/// the connection is closed.
+fn is_granted(
+    mailbox: &Mailbox,
+    metrics: &RouteMetrics,
+    account: Option<&Limiter>,
+    route: Option<&Limiter>,
+) -> bool {
+    if account.is_none() && route.is_none() {
+        return true;
+    }
+    if Limiter::take_both(account, route, Instant::now()).is_ok() {
+        mailbox.on_granted();
+        return true;
+    }
+    reply_error(mailbox, metrics, ErrorFrame::TooManyRequests(request_id()));
+    if mailbox.on_throttled() >= THROTTLED_MAX {
+        // Who is being closed already is closed.
+        let _ = mailbox.close(CloseCause::Throttled);
+    }
+    false
 }
 
 fn reply(mailbox: &Mailbox, route: &Route, answer: Answer) {

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Instant;
 
@@ -49,6 +49,8 @@ pub struct Mailbox {
     last_active_at_ms: AtomicU64,
     /// How many events of the connection backends were told of.
     events: AtomicU64,
+    /// How many messages of the client were refused as too many since the last that was not.
+    throttled: AtomicU32,
     /// Locked for moments only, never across a wait.
     state: Mutex<State>,
     waker: AtomicWaker,
@@ -91,6 +93,7 @@ impl Mailbox {
             last_active_at_ms,
             // The first is `$connect`.
             events: AtomicU64::new(1),
+            throttled: AtomicU32::new(0),
             state: Mutex::default(),
             waker: AtomicWaker::new(),
         }
@@ -141,6 +144,18 @@ impl Mailbox {
         drop(state);
         self.waker.wake();
         Ok(())
+    }
+
+    /// A message of the client was refused as one too many: how many in a row that makes.
+    pub fn on_throttled(&self) -> u32 {
+        self.throttled.fetch_add(1, Ordering::Relaxed).saturating_add(1)
+    }
+
+    /// One was not.
+    pub fn on_granted(&self) {
+        if self.throttled.load(Ordering::Relaxed) != 0 {
+            self.throttled.store(0, Ordering::Relaxed);
+        }
     }
 
     /// A message that the client sent has been dealt with.

@@ -4,6 +4,7 @@
 //! All retries live here.
 
 mod account;
+mod api_keys;
 mod bearer;
 mod debts;
 pub mod gate;
@@ -14,6 +15,7 @@ pub mod outbound;
 pub mod outcome;
 pub mod scope;
 pub mod stage;
+mod throttles;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -21,6 +23,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use parking_lot::RwLock;
+use posthorn_core::auth::throttle::Throttled;
 use posthorn_core::connection::{CloseCause, CloseFrame};
 use posthorn_core::event::connection_info::ConnectionInfo;
 use posthorn_core::ids::{ConnectionId, NodeRun};
@@ -204,6 +207,11 @@ impl Gateway {
 
     // ---- for the api ----
 
+    /// Charges the account for a call of the management API.
+    pub fn charge_call(&self) -> Result<(), Throttled> {
+        self.stages().account().map_or(Ok(()), |account| account.take(Instant::now()))
+    }
+
     /// Posts and waits for the outcome.
     pub async fn post(
         &self,
@@ -356,6 +364,7 @@ fn closed_label(cause: &CloseCause) -> Closed {
         CloseCause::Unfinished => Closed::Unfinished,
         CloseCause::TooManyControlFrames => Closed::TooManyControlFrames,
         CloseCause::BinaryRefused => Closed::BinaryRefused,
+        CloseCause::Throttled => Closed::Throttled,
         CloseCause::Drained(_) => Closed::Drained,
         CloseCause::Fenced => Closed::Fenced,
     }

@@ -70,6 +70,7 @@ label! {
         Unfinished => "unfinished",
         TooManyControlFrames => "too_many_control_frames",
         BinaryRefused => "binary_refused",
+        Throttled => "throttled",
         Drained => "drained",
         Fenced => "fenced",
     }
@@ -83,6 +84,7 @@ label! {
         UnknownStage => "unknown_stage",
         Origin => "origin",
         Unauthorized => "unauthorized",
+        Throttled => "throttled",
         ByBackend => "by_backend",
         BackendFailed => "backend_failed",
         NotReady => "not_ready",

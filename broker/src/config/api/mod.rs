@@ -3,6 +3,7 @@
 mod authorization;
 mod authorizer;
 mod integration;
+mod limits;
 mod variables;
 
 use std::collections::BTreeMap;
@@ -10,6 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use posthorn_core::auth::origin::{NotAnOriginRule, OriginRules};
+use posthorn_core::auth::throttle::Throttle;
 use posthorn_core::route::expression::{Expression, Purpose};
 use posthorn_core::route::table::RouteKey;
 use serde::Deserialize;
@@ -26,7 +28,9 @@ pub(super) use crate::config::api::integration::http_uri;
 pub use crate::config::api::integration::{
     FunctionName, IntegrationKind, IntegrationSettings, MockResponse,
 };
+pub use crate::config::api::limits::ApiKeySource;
 use crate::config::source::Fault;
+use crate::config::throttling::WrittenThrottle;
 
 /// One API, believed.
 #[derive(Debug, Clone)]
@@ -54,6 +58,10 @@ pub struct StageSettings {
     /// Who says whether a client may connect.
     pub authorization: Authorization,
     pub allowed_origins: Option<OriginRules>,
+    /// From where the API key comes that a client must have, if it must have one.
+    pub api_key: Option<ApiKeySource>,
+    /// Of each route that has a limit. `$connect` may have one without being a route.
+    pub throttles: BTreeMap<RouteKey, Throttle>,
     pub binary_messages: BinaryMessages,
 }
 
@@ -83,6 +91,9 @@ pub(super) struct WrittenApi {
     #[serde(default)]
     disable_execute_api_endpoint: bool,
     route_selection_expression: Spanned<String>,
+    /// `$request.header.x-api-key`, which is the default, or
+    /// `$context.authorizer.usageIdentifierKey`.
+    api_key_selection_expression: Option<Spanned<String>>,
     #[serde(default)]
     routes: BTreeMap<String, WrittenRoute>,
     #[serde(default)]
@@ -105,6 +116,8 @@ struct WrittenRoute {
     /// With the authorization type JWT: a token must have one of them.
     #[serde(default)]
     authorization_scopes: Vec<Spanned<String>>,
+    /// Of `$connect` alone: a client must have an API key that a usage plan lets use the stage.
+    api_key_required: Option<Spanned<bool>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -117,6 +130,13 @@ struct WrittenStage {
     allowed_origins: Option<Vec<Spanned<String>>>,
     #[serde(default)]
     binary_messages: BinaryMessages,
+    /// How often, at each node, every route may be used: the handshakes of `$connect`, the messages
+    /// of the others.
+    #[serde(default)]
+    default_route_settings: WrittenThrottle,
+    /// The same of one route, by its key. What is not written is as in `default_route_settings`.
+    #[serde(default)]
+    route_settings: BTreeMap<String, WrittenThrottle>,
 }
 
 impl Api {
@@ -184,10 +204,13 @@ impl WrittenStage {
                 Ok((id.clone(), integration.believe(&place, variables)?))
             })
             .collect::<Result<BTreeMap<_, _>, Fault>>()?;
+        let authorization = api.authorization(variables, surroundings)?;
         Ok(StageSettings {
             variables: variables.clone(),
             integrations,
-            authorization: api.authorization(variables, surroundings)?,
+            api_key: api.api_key_source(&authorization)?,
+            throttles: self.throttles(&place, api)?,
+            authorization,
             allowed_origins: self.origin_rules(&place)?,
             binary_messages: self.binary_messages,
         })
