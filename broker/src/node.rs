@@ -20,7 +20,7 @@ use crate::edge::{self, Edge};
 use crate::exchange::Gateway;
 use crate::exchange::stage::{Lasting, Stages};
 use crate::fabric::{Fabric, FabricError, FabricSettings, TlsFiles};
-use crate::reload::{ListenerTls, Watched};
+use crate::reload::{Definitions, ListenerTls, Watched};
 use crate::telemetry::{Exporter, Metrics, Registry};
 use crate::tls::{ServerTls, TlsError};
 
@@ -44,6 +44,7 @@ pub struct Node {
     edge_tls: Option<Arc<ServerTls>>,
     /// What is made anew when its files change.
     watched_certificates: Vec<Watched>,
+    watched_definitions: Watched,
 }
 
 /// Where a node listens, ports that the system picked included.
@@ -105,13 +106,17 @@ impl Node {
                 NodeError::Store(error.to_string().into())
             }
         })?;
-        let stages = Stages::new(&config, &Lasting::new(config.aws.clone()), &metrics);
+        let lasting = Lasting::new(config.aws.clone());
+        let stages = Stages::new(&config, &lasting, &metrics);
         let outbox_limits = OutboxLimits {
             bytes_max: config.edge.outbox_bytes_max as usize,
             messages_max: config.edge.outbox_messages_max as usize,
         };
         let consensus = started.consensus.clone();
-        let gateway = Gateway::new(consensus, fabric.clone(), stages, outbox_limits, metrics);
+        let gateway =
+            Gateway::new(consensus, fabric.clone(), stages, outbox_limits, metrics.clone());
+        let definitions = Definitions::new(&config, gateway.clone(), lasting, metrics);
+        let watched_definitions = Watched::new(Arc::new(definitions));
         let listening = listeners.listening(fabric.local_address())?;
         Ok(Node {
             config,
@@ -123,6 +128,7 @@ impl Node {
             started,
             edge_tls,
             watched_certificates,
+            watched_definitions,
         })
     }
 
@@ -162,6 +168,8 @@ impl Node {
             let outcomes = gateway.metrics().reloads.certificates.clone();
             spawn(&background, &all, watched.keep_fresh(hangups.clone(), outcomes));
         }
+        let outcomes = gateway.metrics().reloads.definitions.clone();
+        spawn(&background, &all, self.watched_definitions.keep_fresh(hangups, outcomes));
         let edge = Edge::new(&config.edge, self.edge_tls, gateway.clone());
         doors.spawn(edge.serve(edge_listener, clients.clone(), accepting.clone()));
         let callers = Arc::new(Callers::new(&config.principals, config.api.insecure));

@@ -4,18 +4,23 @@
 //! Files are looked at, not waited for: Kubernetes replaces them by swapping a symbolic link two
 //! folders up, of which no watch on the file itself ever hears.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Read as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use ring::digest;
 use tokio::sync::watch;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
+use crate::config::Config;
+use crate::exchange::Gateway;
+use crate::exchange::stage::{Lasting, Stages};
 use crate::fabric::Fabric;
-use crate::telemetry::{ByLabel, Reloaded};
+use crate::telemetry::{ByLabel, Metrics, Reloaded};
 use crate::tls::ServerTls;
 
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -28,6 +33,51 @@ pub(crate) trait Reload: Send + Sync + 'static {
     fn files(&self) -> Vec<PathBuf>;
     /// What is wrong with the files leaves everything as it was.
     fn reload(&self) -> Result<(), String>;
+}
+
+/// The API definitions, and what leads to them.
+pub(crate) struct Definitions {
+    /// As the node was started with it.
+    started: Config,
+    gateway: Arc<Gateway>,
+    lasting: Lasting,
+    metrics: Arc<Metrics>,
+    /// What the last reading read, also in vain.
+    files: Mutex<BTreeSet<PathBuf>>,
+}
+
+impl Definitions {
+    pub(crate) fn new(
+        config: &Config,
+        gateway: Arc<Gateway>,
+        lasting: Lasting,
+        metrics: Arc<Metrics>,
+    ) -> Definitions {
+        let files = Mutex::new(config.files.clone());
+        Definitions { started: config.clone(), gateway, lasting, metrics, files }
+    }
+}
+
+impl Reload for Definitions {
+    fn name(&self) -> &'static str {
+        "configuration"
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        self.files.lock().iter().cloned().collect()
+    }
+
+    fn reload(&self) -> Result<(), String> {
+        let (config, files) = Config::load_noting_files(&self.started.path);
+        *self.files.lock() = files;
+        let config = config.map_err(|error| error.to_string())?;
+        self.gateway.set_stages(Stages::new(&config, &self.lasting, &self.metrics));
+        let sections = self.started.sections_that_differ(&config);
+        if !sections.is_empty() {
+            warn!(?sections, "what changed in these takes effect when the node is started anew");
+        }
+        Ok(())
+    }
 }
 
 /// The certificates of a listener.

@@ -8,6 +8,8 @@ use hyper::Uri;
 use posthorn_core::auth::sigv4;
 use serde::Deserialize;
 
+use crate::config::source;
+
 /// As the section `aws` has it. A key that is missing is looked for where AWS's own tools look, in
 /// the environment: `AWS_REGION`, `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_SESSION_TOKEN`.
 #[derive(Debug, Default, Deserialize)]
@@ -24,7 +26,7 @@ pub(super) struct WrittenAws {
 }
 
 /// The section, believed.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AwsSettings {
     pub region: Arc<str>,
     pub account_id: Arc<str>,
@@ -33,7 +35,7 @@ pub struct AwsSettings {
     pub credentials: Option<Credentials>,
 }
 
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Credentials {
     access_key_id: String,
     secret_access_key: String,
@@ -86,7 +88,7 @@ impl WrittenAws {
         let secret = match &self.secret_access_key_file {
             Some(file) => {
                 let file = folder.join(file);
-                let secret = std::fs::read_to_string(&file).map_err(|error| {
+                let secret = source::text_of(&file).map_err(|error| {
                     ("aws.secret_access_key_file", format!("{}: {error}", file.display()))
                 })?;
                 Some(secret.trim().to_owned())

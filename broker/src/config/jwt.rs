@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_saphyr::Spanned;
 
 use crate::config::api::http_uri;
-use crate::config::source::Fault;
+use crate::config::source::{Fault, text_of};
 
 /// What is accepted as a JSON Web Token.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,8 +94,8 @@ impl WrittenJwt {
 
 fn check_keys(file: &Path) -> Result<(), String> {
     let name = file.display();
-    let bytes = std::fs::read(file).map_err(|error| format!("{name}: {error}"))?;
-    let keys = KeySet::parse(&bytes).map_err(|error| format!("{name}: {error}"))?;
+    let text = text_of(file).map_err(|error| format!("{name}: {error}"))?;
+    let keys = KeySet::parse(text.as_bytes()).map_err(|error| format!("{name}: {error}"))?;
     match keys.counts() {
         (0, _) => Err(format!("{name}: no key in it can be used")),
         (_, _) => Ok(()),

@@ -20,7 +20,7 @@ pub mod tls;
 mod usage;
 pub mod values;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -46,6 +46,10 @@ use crate::config::usage::{WrittenKey, WrittenPlan};
 /// All that a node is told.
 #[derive(Debug, Clone)]
 pub struct Config {
+    /// Where it was read from.
+    pub path: PathBuf,
+    /// That file, and all that were read with it.
+    pub files: BTreeSet<PathBuf>,
     pub node: NodeSettings,
     pub cluster: ClusterSettings,
     pub fabric: FabricSettings,
@@ -115,15 +119,37 @@ struct WrittenApiFile {
 impl Config {
     /// Reads a configuration and every file that it names.
     pub fn load(path: &Path) -> Result<Config, ConfigError> {
-        Config::load_with(path, std::env::vars())
+        Config::load_noting_files(path).0
     }
 
-    fn load_with(
-        path: &Path,
-        environment: impl Iterator<Item = (String, String)>,
-    ) -> Result<Config, ConfigError> {
-        let environment: Vec<_> = environment.collect();
-        let written: Written = source::read_with(path, &environment)?;
+    /// Returns with it every file that has a say, also where it is not to be believed.
+    pub fn load_noting_files(path: &Path) -> (Result<Config, ConfigError>, BTreeSet<PathBuf>) {
+        let environment: Vec<_> = std::env::vars().collect();
+        let (mut config, files) = source::noting_files(|| Config::load_with(path, &environment));
+        if let Ok(config) = &mut config {
+            config.files.clone_from(&files);
+        }
+        (config, files)
+    }
+
+    /// The sections that only take effect when a node starts, as far as they differ.
+    pub fn sections_that_differ(&self, other: &Config) -> Vec<&'static str> {
+        let Config { node, cluster, fabric, edge, api, admin, log, principals, .. } = self;
+        let sections = [
+            ("node", *node == other.node),
+            ("cluster", *cluster == other.cluster),
+            ("fabric", *fabric == other.fabric),
+            ("edge", *edge == other.edge),
+            ("api", *api == other.api),
+            ("admin", *admin == other.admin),
+            ("log", *log == other.log),
+            ("principals", *principals == other.principals),
+        ];
+        sections.iter().filter(|(_, is_same)| !is_same).map(|(name, _)| *name).collect()
+    }
+
+    fn load_with(path: &Path, environment: &[(String, String)]) -> Result<Config, ConfigError> {
+        let written: Written = source::read_with(path, environment)?;
         let folder = path.parent().unwrap_or(Path::new(""));
         let mut apis = believe_apis(path, &written.apis)?;
         let mut domain_names = vec![(path.to_owned(), written.domain_names)];
@@ -133,7 +159,7 @@ impl Config {
             apis.extend(believe_apis(&file, &more.apis)?);
             domain_names.push((file, more.domain_names));
         }
-        let secrets = Secrets { folder, environment: &environment };
+        let secrets = Secrets { folder, environment };
         let principals = principals::believe(&written.principals, &secrets)
             .map_err(|fault| ConfigError::below(path, "principals", fault))?;
         let account_throttle = written
@@ -149,12 +175,15 @@ impl Config {
         let Written { node, cluster, fabric, mut edge, api, admin, log, aws, .. } = written;
         edge.tls = edge.tls.map(|tls| tls.found_from(folder));
         let aws = aws
-            .believe(folder, &environment)
+            .believe(folder, environment)
             .map_err(|(key, rule)| ConfigError::rule(path, key, rule))?;
         let aws = Arc::new(aws);
         let domain_names = domain_names.iter().map(|(file, names)| (&**file, names));
         let addresses = Arc::new(domain::believe(domain_names, &apis, &aws.region)?);
+        let (path, files) = (path.to_owned(), BTreeSet::new());
         let config = Config {
+            path,
+            files,
             node,
             cluster,
             fabric,
@@ -169,7 +198,7 @@ impl Config {
             apis,
             addresses,
         };
-        config.check().map_err(|(key, rule)| ConfigError::rule(path, key, rule))?;
+        config.check().map_err(|(key, rule)| ConfigError::rule(&config.path, key, rule))?;
         Ok(config)
     }
 
@@ -181,8 +210,7 @@ impl Config {
         if !matches!(initial_voters.len(), 1 | 3 | 5) {
             return Err(("cluster.initial_voters", "names 1, 3 or 5 nodes".to_owned()));
         }
-        let ids: std::collections::BTreeSet<_> =
-            initial_voters.iter().map(|voter| voter.id).collect();
+        let ids: BTreeSet<_> = initial_voters.iter().map(|voter| voter.id).collect();
         if ids.len() != initial_voters.len() {
             return Err(("cluster.initial_voters", "names each node once".to_owned()));
         }
@@ -203,7 +231,7 @@ impl Config {
         if self.edge.lifetime_jitter_percent > 90 {
             return Err(("edge.lifetime_jitter_percent", "is at most 90".to_owned()));
         }
-        let mut apis = std::collections::BTreeSet::new();
+        let mut apis = BTreeSet::new();
         if let Some(twice) = self.apis.iter().find(|api| !apis.insert(&api.id)) {
             return Err(("apis", format!("names `{}` once", twice.id)));
         }

@@ -12,7 +12,7 @@ use crate::config::values::{Limit, Millis, Seconds};
 use posthorn_core::ids::{ClusterName, NodeId};
 
 /// Who this node is, and where its disk lies.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NodeSettings {
     /// The node's ordinal, unique in the cluster and stable over restarts; or `hostname`, to take
@@ -24,7 +24,7 @@ pub struct NodeSettings {
 }
 
 /// The cluster as every node of it must see it.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ClusterSettings {
     /// Ends the name in every node's certificate: `node-{id}.{name}`.
@@ -61,7 +61,7 @@ pub struct Voter {
 }
 
 /// Between nodes: QUIC with mutual TLS.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FabricSettings {
     #[serde(default = "defaults::fabric_listen")]
@@ -82,7 +82,7 @@ pub struct FabricSettings {
 }
 
 /// Where clients connect, and what they may do. API definitions may be stricter.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct EdgeSettings {
     pub listen: SocketAddr,
@@ -134,7 +134,7 @@ pub struct EdgeSettings {
 }
 
 /// Where backends call.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ApiSettings {
     pub listen: SocketAddr,
@@ -162,7 +162,7 @@ pub enum NonUtf8Payload {
 }
 
 /// Where operators and Prometheus look.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct AdminSettings {
     pub listen: SocketAddr,
@@ -171,7 +171,7 @@ pub struct AdminSettings {
     pub insecure: bool,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LogSettings {
     /// A filter as `tracing_subscriber::EnvFilter` reads it: `info`, `warn,posthorn=debug`.

@@ -17,7 +17,7 @@ use crate::config::source::Fault;
 const RATE_MAX: f64 = 1_000_000.0;
 
 /// The section `principals`, believed.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PrincipalSettings {
     pub known: Principals,
     /// How often a principal may call, by its name. Who is not in it may as often as it likes.

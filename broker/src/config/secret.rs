@@ -4,10 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_saphyr::Spanned;
 
-use crate::config::source::Fault;
-
-/// No secret is as long; it keeps a wrong path from filling the memory.
-const SECRET_BYTES_MAX: u64 = 64 * 1024;
+use crate::config::source::{Fault, text_of};
 
 /// Where secrets are found.
 #[derive(Debug, Clone, Copy)]
@@ -22,11 +19,7 @@ impl Secrets<'_> {
     pub(super) fn in_file(&self, key: &str, file: &Spanned<PathBuf>) -> Result<String, Fault> {
         let path = self.folder.join(&file.value);
         let fault = |rule: String| Fault::at(key, file, format!("{}: {rule}", path.display()));
-        let bytes = std::fs::metadata(&path).map_err(|error| fault(error.to_string()))?.len();
-        if bytes > SECRET_BYTES_MAX {
-            return Err(fault(format!("has {bytes} bytes, more than {SECRET_BYTES_MAX}")));
-        }
-        let text = std::fs::read_to_string(&path).map_err(|error| fault(error.to_string()))?;
+        let text = text_of(&path).map_err(|error| fault(error.to_string()))?;
         match text.trim() {
             "" => Err(fault("is empty".to_owned())),
             secret => Ok(secret.to_owned()),

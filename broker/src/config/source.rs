@@ -1,7 +1,10 @@
 //! From a file's text to written settings, and how to say what is wrong with it.
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,6 +15,11 @@ use serde_saphyr::Spanned;
 /// Larger than any sensible configuration; it keeps a wrong path from filling the memory.
 const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 const ENVIRONMENT_PREFIX: &str = "POSTHORN_";
+
+thread_local! {
+    /// What this thread has read, or looked for, of the configuration that it is reading.
+    static FILES: RefCell<BTreeSet<PathBuf>> = const { RefCell::new(BTreeSet::new()) };
+}
 
 /// Why a configuration is not believed. Its text is one line.
 #[derive(Debug)]
@@ -77,7 +85,7 @@ impl ConfigError {
 }
 
 pub(super) fn read<T: DeserializeOwned>(file: &Path) -> Result<T, ConfigError> {
-    parse(file, &text_of(file)?)
+    parse(file, &whole(file)?)
 }
 
 /// Reads a file and puts what the environment says over it.
@@ -85,7 +93,7 @@ pub(super) fn read_with<T: DeserializeOwned>(
     file: &Path,
     environment: &[(String, String)],
 ) -> Result<T, ConfigError> {
-    let text = text_of(file)?;
+    let text = whole(file)?;
     let overrides: Vec<_> = environment
         .iter()
         .filter_map(|(name, value)| {
@@ -123,13 +131,27 @@ pub(super) fn believe<W, B>(
     believed.collect()
 }
 
-fn text_of(file: &Path) -> Result<String, ConfigError> {
-    let fault = |rule: String| ConfigError::rule(file, "", rule);
-    let bytes = std::fs::metadata(file).map_err(|error| fault(error.to_string()))?.len();
-    if bytes > FILE_BYTES_MAX {
-        return Err(fault(format!("has {bytes} bytes, more than {FILE_BYTES_MAX}")));
+/// Does what reads a configuration, and returns with it every file that it read or looked for.
+pub(super) fn noting_files<T>(read: impl FnOnce() -> T) -> (T, BTreeSet<PathBuf>) {
+    FILES.take();
+    let result = read();
+    (result, FILES.take())
+}
+
+/// Reads a file that belongs to a configuration. There is no other way to, so that none is overlooked
+/// when the configuration is to be read anew as soon as one changes.
+pub(super) fn text_of(file: &Path) -> io::Result<String> {
+    FILES.with_borrow_mut(|files| files.insert(file.to_owned()));
+    let mut text = String::new();
+    File::open(file)?.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > FILE_BYTES_MAX {
+        return Err(io::Error::other(format!("it has more than {FILE_BYTES_MAX} bytes")));
     }
-    std::fs::read_to_string(file).map_err(|error| fault(error.to_string()))
+    Ok(text)
+}
+
+fn whole(file: &Path) -> Result<String, ConfigError> {
+    text_of(file).map_err(|error| ConfigError::rule(file, "", error.to_string()))
 }
 
 fn parse<T: DeserializeOwned>(file: &Path, text: &str) -> Result<T, ConfigError> {

@@ -295,6 +295,11 @@ impl Gateway {
 
     // ---- for the node ----
 
+    /// From here on these are the stages, also for connections that are open.
+    pub fn set_stages(&self, stages: Stages) {
+        *self.stages.write() = Arc::new(stages);
+    }
+
     /// Wishes every connection of this node closed.
     pub fn close_all(&self, cause: &CloseCause) {
         self.mailboxes.for_each(|mailbox| {

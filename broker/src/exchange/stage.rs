@@ -1,7 +1,7 @@
 //! The stages that this node serves: routes and what they lead to.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 use posthorn_core::address::{Addresses, Target};
@@ -11,7 +11,7 @@ use posthorn_core::event::connection_info::ConnectionInfo;
 use posthorn_core::route::table::{RouteKey, RouteTable};
 
 use crate::config::Config;
-use crate::config::api::{Api, BinaryMessages, StageSettings};
+use crate::config::api::{Api, BinaryMessages, IntegrationSettings, StageSettings};
 use crate::config::aws::AwsSettings;
 use crate::exchange::api_keys::ApiKeys;
 use crate::exchange::gate::Door;
@@ -30,9 +30,19 @@ pub struct Stages {
 /// What outlives a reading of the configuration: connections to backends, the keys of issuers, and how
 /// much was used of what is limited.
 pub struct Lasting {
-    clients: Clients,
+    clients: Mutex<Clients>,
+    integrations: Mutex<BTreeMap<IntegrationPlace, Made>>,
     throttles: Throttles,
     usage: Arc<Mutex<Usage>>,
+}
+
+/// An API, a stage and an integration of it.
+type IntegrationPlace = [Arc<str>; 3];
+
+/// An integration, and what it was made of. One that no stage has any more is gone.
+struct Made {
+    settings: IntegrationSettings,
+    integration: Weak<Integration>,
 }
 
 pub struct Stage {
@@ -69,10 +79,39 @@ pub struct Route {
 impl Lasting {
     pub fn new(aws: Arc<AwsSettings>) -> Lasting {
         Lasting {
-            clients: Clients::new(aws),
+            clients: Mutex::new(Clients::new(aws)),
+            integrations: Mutex::default(),
             throttles: Throttles::default(),
             usage: Arc::default(),
         }
+    }
+
+    /// Other settings mean other clients, and other integrations.
+    fn clients(&self, aws: &Arc<AwsSettings>) -> Clients {
+        let mut clients = self.clients.lock();
+        if *clients.aws() != **aws {
+            *clients = clients.with_aws(aws.clone());
+            self.integrations.lock().clear();
+        }
+        clients.clone()
+    }
+
+    /// One that is as it was keeps its connections and its places.
+    fn integration(
+        &self,
+        place: IntegrationPlace,
+        settings: &IntegrationSettings,
+        make: impl FnOnce() -> Integration,
+    ) -> Arc<Integration> {
+        let mut integrations = self.integrations.lock();
+        let made = integrations.get(&place).filter(|made| made.settings.is_same(settings));
+        if let Some(integration) = made.and_then(|made| made.integration.upgrade()) {
+            return integration;
+        }
+        let integration = Arc::new(make());
+        let made = Made { settings: settings.clone(), integration: Arc::downgrade(&integration) };
+        integrations.insert(place, made);
+        integration
     }
 }
 
@@ -83,10 +122,12 @@ impl Stages {
         let account = account.map(|throttle| throttles.limiter(Place::Account, throttle));
         let plans = Arc::new(config.usage_plans.clone());
         usage.lock().retain(&plans);
-        let maker = Maker { lasting, metrics, account: &account, plans: &plans };
+        let clients = &lasting.clients(&config.aws);
+        let maker = Maker { lasting, clients, metrics, account: &account, plans: &plans };
         let by_api = config.apis.iter().map(|api| (api.id.clone(), maker.stages_of(api)));
         let by_api = by_api.collect();
         throttles.forget_unused();
+        lasting.integrations.lock().retain(|_, made| made.integration.strong_count() > 0);
         Stages { addresses: config.addresses.clone(), account, by_api }
     }
 
@@ -111,6 +152,7 @@ impl Stages {
 /// What stages are made of.
 struct Maker<'a> {
     lasting: &'a Lasting,
+    clients: &'a Clients,
     metrics: &'a Arc<Metrics>,
     account: &'a Option<Limiter>,
     plans: &'a Arc<UsagePlans>,
@@ -123,9 +165,11 @@ impl Maker<'_> {
     }
 
     fn stage(&self, api: &Api, name: &Arc<str>, settings: &StageSettings) -> Arc<Stage> {
-        let Lasting { clients, throttles, usage } = self.lasting;
+        let (Lasting { throttles, usage, .. }, clients) = (self.lasting, self.clients);
         let integrations = settings.integrations.iter().map(|(id, settings)| {
-            (id, Arc::new(Integration::new(settings, clients, self.metrics.clone())))
+            let place = [api.id.clone(), name.clone(), id.clone()];
+            let make = || Integration::new(settings, clients, self.metrics.clone());
+            (id, self.lasting.integration(place, settings, make))
         });
         let integrations: BTreeMap<_, _> = integrations.collect();
         let limiter = |key: &str| {
@@ -162,5 +206,61 @@ impl Maker<'_> {
             account_id: clients.aws().account_id.clone(),
             metrics: Arc::new(stage_metrics),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::Registry;
+
+    #[test]
+    fn an_integration_that_is_as_it_was_keeps_its_places() {
+        let metrics = Arc::new(Metrics::new(&mut Registry::default()));
+        let first = config("eu-west-1", "a", "a");
+        let lasting = Lasting::new(first.aws.clone());
+        let mut before = Stages::new(&first, &lasting, &metrics);
+        for (region, one, two, kept) in [
+            ("eu-west-1", "a", "a", [true, true]),
+            ("eu-west-1", "b", "a", [false, true]),
+            ("eu-west-1", "b", "b", [true, false]),
+            ("us-east-1", "b", "b", [false, false]),
+        ] {
+            let after = Stages::new(&config(region, one, two), &lasting, &metrics);
+            let is_kept = |key| Arc::ptr_eq(&integration(&before, key), &integration(&after, key));
+            assert_eq!(["one", "two"].map(is_kept), kept, "{region} {one} {two}");
+            before = after;
+        }
+        assert_eq!(lasting.integrations.lock().len(), 2);
+    }
+
+    fn integration(stages: &Stages, key: &str) -> Arc<Integration> {
+        let message = posthorn_core::message::Message::text(format!("{{\"action\":\"{key}\"}}"));
+        match stages.by_api["chat"]["dev"].routes.select(&message) {
+            posthorn_core::route::table::Selected::Route { value, .. } => value.integration.clone(),
+            _ => panic!("{key} is no route"),
+        }
+    }
+
+    fn config(region: &str, one: &str, two: &str) -> Config {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("node.yaml");
+        let text = format!(
+            "node: {{ id: 0, data_dir: data }}\n\
+             cluster: {{ name: test, initial_voters: [{{ id: 0, address: 'a:1' }}] }}\n\
+             fabric: {{ advertise: 'a:1', ca_file: a, cert_file: a, key_file: a }}\n\
+             edge: {{ listen: '127.0.0.1:0' }}\n\
+             api: {{ listen: '127.0.0.1:0' }}\n\
+             aws: {{ region: {region} }}\n\
+             apis:\n  chat:\n    route_selection_expression: $request.body.action\n    routes:\n      \
+             one: {{ target: integrations/one }}\n      two: {{ target: integrations/two }}\n    \
+             integrations:\n      \
+             one: {{ integration_type: HTTP_EVENT, integration_uri: 'http://one/{one}' }}\n      \
+             two:\n        integration_type: HTTP_EVENT\n        \
+             integration_uri: 'http://two/${{stageVariables.two}}'\n    \
+             stages: {{ dev: {{ stage_variables: {{ two: {two} }} }} }}\n"
+        );
+        std::fs::write(&path, text).expect("a file");
+        Config::load(&path).expect("it is good")
     }
 }

@@ -95,6 +95,12 @@ impl Clients {
         Clients { http, lambda, key_sets }
     }
 
+    /// The same connections and keys, for other settings.
+    pub fn with_aws(&self, aws: Arc<AwsSettings>) -> Clients {
+        let Clients { http, key_sets, .. } = self.clone();
+        Clients { lambda: LambdaClient::new(http.clone(), aws), http, key_sets }
+    }
+
     /// The keys of those who issue tokens.
     pub fn key_sets(&self) -> &KeySets {
         &self.key_sets

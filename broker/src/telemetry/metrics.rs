@@ -50,6 +50,7 @@ pub struct DirectoryMetrics {
 }
 
 pub struct ReloadMetrics {
+    pub definitions: ByLabel<Reloaded, Counter>,
     pub certificates: ByLabel<Reloaded, Counter>,
 }
 
@@ -251,6 +252,11 @@ impl DirectoryMetrics {
 impl ReloadMetrics {
     fn new(registry: &mut Registry) -> ReloadMetrics {
         ReloadMetrics {
+            definitions: registry.counters(
+                "posthorn_config_reloads_total",
+                "outcome",
+                "Times that a changed configuration was read anew, by outcome.",
+            ),
             certificates: registry.counters(
                 "posthorn_certificate_reloads_total",
                 "outcome",

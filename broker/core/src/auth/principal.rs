@@ -60,7 +60,7 @@ pub struct Proofs {
 }
 
 /// Everyone who is known.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Principals {
     principals: Vec<Arc<Principal>>,
     tokens: Vec<(Sha256, usize)>,

@@ -94,6 +94,14 @@ struct WrittenMock {
     status: Option<Spanned<u16>>,
 }
 
+impl IntegrationSettings {
+    /// Whether both say the same. Not all that they are made of can be compared, but all of it is
+    /// printed.
+    pub fn is_same(&self, other: &IntegrationSettings) -> bool {
+        format!("{self:?}") == format!("{other:?}")
+    }
+}
+
 impl FunctionName {
     pub fn as_str(&self) -> &str {
         &self.0
