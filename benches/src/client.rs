@@ -44,6 +44,11 @@ impl Client {
         String::from_utf8(answer.into()).map_err(io::Error::other)
     }
 
+    /// Sends frames as they are.
+    pub async fn send(&mut self, frames: &[u8]) -> io::Result<()> {
+        self.stream.write_all(frames).await
+    }
+
     /// The next message. Pings are answered meanwhile.
     pub async fn next(&mut self) -> io::Result<Bytes> {
         loop {

@@ -9,6 +9,7 @@ mod connects;
 mod frames;
 mod idle;
 mod latency;
+mod messages;
 mod posts;
 mod report;
 mod usage;
@@ -39,6 +40,8 @@ enum Scenario {
     Posts,
     /// How long one post takes from one node to a client of another.
     Latency,
+    /// Messages of clients a second, through a route to a mock and back.
+    Messages,
     /// What an open connection that says nothing costs in memory.
     Idle,
     /// One after the other.
@@ -65,7 +68,13 @@ async fn main() -> ExitCode {
     }
     let scenarios = match scenario {
         Scenario::All => {
-            vec![Scenario::Connects, Scenario::Posts, Scenario::Latency, Scenario::Idle]
+            vec![
+                Scenario::Connects,
+                Scenario::Posts,
+                Scenario::Latency,
+                Scenario::Messages,
+                Scenario::Idle,
+            ]
         }
         one => vec![one],
     };
@@ -102,6 +111,7 @@ async fn run(scenario: Scenario) -> Result<Vec<Figure>, LoadError> {
         Scenario::Connects => connects::run(&cluster).await,
         Scenario::Posts => posts::run(&cluster).await,
         Scenario::Latency => latency::run(&cluster).await,
+        Scenario::Messages => messages::run(&cluster).await,
         Scenario::Idle => idle::run(&cluster).await,
         Scenario::All => Ok(Vec::new()),
     }

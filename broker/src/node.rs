@@ -211,6 +211,7 @@ impl Node {
             warn!("calls under way were cut off");
         }
         fabric.close().await;
+        gateway.flush_access_logs().await;
         info!("ended");
         failed.map_or(Ok(()), |error| Err(NodeError::Store(error)))
     }

@@ -1,10 +1,17 @@
 //! What operators see of an API.
 
+use std::path::Path;
+
+use futures_util::{SinkExt as _, StreamExt as _};
+use nix::sys::signal::Signal;
 use posthorn_chaos::backend::Backend;
 use posthorn_chaos::client::Client;
 use posthorn_chaos::cluster::{Cluster, Options};
 use posthorn_chaos::eventually;
 use posthorn_proto::v1::PostToConnectionRequest;
+use serde_json::{Value, json};
+use tungstenite::Message;
+use tungstenite::client::IntoClientRequest as _;
 
 /// A node with an API whose messages go to the backend, by a route whose name is hard to write down.
 async fn observed(backend: &Backend, stage: &str) -> Cluster {
@@ -99,4 +106,96 @@ fn errors(kind: &str, route: &str) -> String {
 
 fn latencies(route: &str) -> String {
     format!(r#"integration_latency_seconds_count{{api="chat",stage="dev",route="{route}"}}"#)
+}
+
+const FORMAT: &str = r#"{
+  "id": "$context.requestId", "event": "$context.eventType", "route": $context.routeKey,
+  "status": $context.status, "error": $context.error.message, "agent": $context.identity.userAgent,
+  "connection": "$context.connectionId", "integration": $context.integration.status,
+  "latency": $context.integrationLatency, "failed": $context.integration.error,
+  "code": $context.disconnectStatusCode, "reason": $context.disconnectReason
+}"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_request_is_a_line_of_the_access_log() {
+    let backend = Backend::start(|event| {
+        let is_bad = event["queryStringParameters"]["bad"].is_string();
+        (if is_bad { 403 } else { 200 }, "hi".to_owned())
+    })
+    .await;
+    let format = serde_json::to_string(FORMAT).unwrap();
+    let settings = format!(
+        "access_log_settings: {{ destination: access.log, format: {format} }}, \
+         allowed_origins: ['https://good.example']"
+    );
+    let cluster = observed(&backend, &settings).await;
+    let log = cluster.folder().join("access.log");
+    Client::connect(&format!("{}?bad=1", cluster.url(0))).await.err().unwrap();
+    let mut request = cluster.url(0).into_client_request().unwrap();
+    request.headers_mut().insert("origin", "https://bad.example".parse().unwrap());
+    tokio_tungstenite::connect_async(request).await.err().unwrap();
+    let lines = lines_of(&log, 2).await;
+    for (line, expected) in lines.iter().zip([
+        json!(["CONNECT", "$connect", 403, null, 403]),
+        json!(["CONNECT", "$connect", 403, "Forbidden", null]),
+    ]) {
+        assert_eq!(outline(line), expected, "{line}");
+    }
+
+    // Whoever rotates it renames it, and need not tell us.
+    std::fs::rename(&log, log.with_extension("1")).unwrap();
+    let mut request = cluster.url(0).into_client_request().unwrap();
+    let agent = "a \"browser\" \\";
+    request.headers_mut().insert("user-agent", agent.parse().unwrap());
+    let (mut socket, _) = tokio_tungstenite::connect_async(request).await.unwrap();
+    let mut told = Vec::new();
+    for message in [SAY, r#"{"action":"echo"}"#, r#"{"action":"closed"}"#, "no route"] {
+        socket.send(Message::text(message)).await.unwrap();
+        told.push(socket.next().await.unwrap().unwrap().to_string());
+    }
+    socket.close(None).await.unwrap();
+    let lines = lines_of(&log, 6).await;
+    let expected = [
+        json!(["CONNECT", "$connect", 200, null, 200]),
+        json!(["MESSAGE", "say \"hi\" \\ ü", 200, null, 200]),
+        json!(["MESSAGE", "echo", 200, null, null]),
+        json!(["MESSAGE", "closed", 500, "Internal server error", null]),
+        json!(["MESSAGE", null, 403, "Forbidden", null]),
+        json!(["DISCONNECT", "$disconnect", 200, null, 200]),
+    ];
+    for (line, expected) in lines.iter().zip(&expected) {
+        assert_eq!(outline(line), *expected, "{line}");
+        assert_eq!(line["agent"], agent);
+    }
+    assert!(lines[1]["latency"].is_u64() && lines[2]["latency"].is_null(), "{lines:?}");
+    assert!(lines[3]["failed"].is_string(), "{}", lines[3]);
+    assert_eq!((&lines[5]["code"], lines[5]["reason"].is_string()), (&json!(1005), true));
+    // What the client is told can be found.
+    for (line, told) in [(&lines[3], &told[2]), (&lines[4], &told[3])] {
+        let told: Value = serde_json::from_str(told).unwrap();
+        assert_eq!((&told["requestId"], &told["connectionId"]), (&line["id"], &line["connection"]));
+    }
+    // Its end is written as well.
+    let client = cluster.client(0).await;
+    let mut cluster = cluster;
+    let node = cluster.take(0);
+    node.signal(Signal::SIGTERM);
+    node.wait().await;
+    drop(client);
+    let lines = lines_of(&log, 8).await;
+    assert_eq!((&lines[7]["event"], &lines[7]["code"]), (&json!("DISCONNECT"), &json!(1012)));
+}
+
+fn outline(line: &Value) -> Value {
+    ["event", "route", "status", "error", "integration"].map(|key| line[key].clone()).into()
+}
+
+async fn lines_of(log: &Path, count: usize) -> Vec<Value> {
+    eventually("a log", || async {
+        let text = std::fs::read_to_string(log).unwrap_or_default();
+        let lines = text.lines().map(|line| serde_json::from_str(line).expect(line));
+        let lines: Vec<Value> = lines.collect();
+        (lines.len() >= count).then_some(lines)
+    })
+    .await
 }

@@ -110,6 +110,16 @@ pub enum Verdict {
     },
 }
 
+impl Verdict {
+    /// Of the handshake, as access logs have it.
+    pub fn status(self) -> u16 {
+        match self {
+            Verdict::Accepted => 200,
+            Verdict::Refused { status } | Verdict::Unknown { status } => status,
+        }
+    }
+}
+
 impl Connection {
     /// A handshake that admission let in. It may live for `lifetime_max` from its 101 on, forever
     /// if None: not one of the shared limits, since lifetimes are spread by chance.

@@ -3,6 +3,7 @@
 //! No `async`, no clock, no chance, no I/O, no order that depends on hashing: time and random bits
 //! are arguments, so that the same story is always told the same way.
 
+pub mod access_log;
 pub mod address;
 pub mod auth;
 pub mod close;

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use hyper::header::{HeaderName, HeaderValue};
+use posthorn_core::access_log::EventType;
 use posthorn_core::connection::{CloseCause, Verdict};
 use posthorn_core::event::connection_info::ConnectionInfo;
 use posthorn_core::event::context::{Origin, Request};
@@ -23,7 +24,7 @@ use tracing::{debug, info};
 use crate::clock::epoch_ms;
 use crate::config::api::BinaryMessages;
 use crate::consensus::Consensus;
-use crate::exchange::account;
+use crate::exchange::account::Account;
 use crate::exchange::mailbox::Mailbox;
 use crate::exchange::stage::{Route, Stage, Stages};
 use crate::exchange::throttles::Limiter;
@@ -115,7 +116,10 @@ impl Inbound {
         let consensus = self.consensus.clone();
         async move {
             stage.metrics.connects.increment(1);
+            let request = request();
             let Some(route) = stage.routes.connect() else {
+                let account = Account::new(&stage, &info, request, EventType::Connect);
+                account.with_route(Some(RouteKey::CONNECT)).end(200, None);
                 return ConnectAnswer::accepted(parts.subprotocol_default);
             };
             if consensus.may_act() != Some(owner) {
@@ -125,25 +129,30 @@ impl Inbound {
             let trace_id = trace_id();
             let event = Event::Connect(ConnectEvent {
                 info: &info,
-                request: request(),
+                request,
                 handshake: parts.handshake(&headers, &trace_id),
                 authorizer_latency_ms: parts.authorizer_latency_ms,
                 stage_variables: &stage.variables,
                 origin: Some(Origin { run: owner, sequence: 1 }),
             });
-            match account::call(route, &event).await {
-                Ok(answer) => judge(answer, parts),
+            let mut account = Account::of(&stage, &event);
+            let answer = match account.call(route, &event).await {
+                Ok(answer) => judge(answer, &parts),
                 Err(error) => {
                     info!(api = %info.api_id, %error, "$connect failed");
+                    let status = error.status();
                     ConnectAnswer::failed(match error {
-                        CallError::Overloaded => Verdict::Refused { status: 503 },
-                        CallError::NotCalled(_) => Verdict::Refused { status: 502 },
-                        CallError::Failed(_) => Verdict::Unknown { status: 502 },
-                        CallError::BadAnswer(_) => Verdict::Unknown { status: 500 },
-                        CallError::TimedOut(_) => Verdict::Unknown { status: 504 },
+                        CallError::Overloaded | CallError::NotCalled(_) => {
+                            Verdict::Refused { status }
+                        }
+                        CallError::Failed(_) | CallError::BadAnswer(_) | CallError::TimedOut(_) => {
+                            Verdict::Unknown { status }
+                        }
                     })
                 }
-            }
+            };
+            account.end(answer.verdict.status(), None);
+            answer
         }
     }
 
@@ -165,21 +174,25 @@ impl Inbound {
             Some((_, Selected::None)) | None => {
                 let metrics = &mailbox.metrics.unrouted;
                 metrics.messages_received.increment(1);
-                metrics.client_errors.increment(1);
-                if is_granted(mailbox, metrics, stages.account(), None) {
-                    reply_error(mailbox, metrics, ErrorFrame::Forbidden(request_id()));
-                }
-                mailbox.on_dispatched();
+                let frame = match is_granted(mailbox, stages.account(), None) {
+                    true => ErrorFrame::Forbidden,
+                    false => ErrorFrame::TooManyRequests,
+                };
+                refuse(stage, None, mailbox, metrics, frame);
                 return;
             }
         };
-        route.metrics.messages_received.increment(1);
-        if !is_granted(mailbox, &route.metrics, stage.account.as_ref(), route.limiter.as_ref()) {
-            route.metrics.client_errors.increment(1);
-            mailbox.on_dispatched();
+        let metrics = &route.metrics;
+        metrics.messages_received.increment(1);
+        if !is_granted(mailbox, stage.account.as_ref(), route.limiter.as_ref()) {
+            refuse(Some(stage), Some(key), mailbox, metrics, ErrorFrame::TooManyRequests);
             return;
         }
         if let Some(answer) = route.integration.answer_now(&mailbox.info, Some(&message)) {
+            if stage.access_log.is_some() {
+                let account = Account::new(stage, &mailbox.info, request(), EventType::Message);
+                account.with_route(Some(key)).end(200, None);
+            }
             reply(mailbox, route, answer);
             mailbox.on_dispatched();
         } else if self.consensus.may_act() != Some(mailbox.owner) {
@@ -219,9 +232,11 @@ impl Inbound {
             stage_variables: &stage.variables,
             origin: Some(origin),
         });
-        let answer = account::call(route, &event).await?;
-        match answer.status {
-            429 | 500.. => Err(CallError::Failed(format!("it answered {}", answer.status))),
+        let mut account = Account::of(stage, &event);
+        let called = account.call(route, &event).await;
+        account.end(called.as_ref().map_or_else(CallError::status, |answer| answer.status), None);
+        match called?.status {
+            status @ (429 | 500..) => Err(CallError::Failed(format!("it answered {status}"))),
             _ => Ok(()),
         }
     }
@@ -249,7 +264,8 @@ impl Dispatched {
             stage_variables: &stage.variables,
             origin: Some(mailbox.next_origin()),
         });
-        let failed = match account::call(route, &event).await {
+        let mut account = Account::of(stage, &event);
+        let failed = match account.call(route, &event).await {
             Ok(Answer { status: 500.., .. }) => Some(ErrorFrame::InternalServerError(request.id)),
             Ok(answer) => {
                 reply(mailbox, route, answer);
@@ -266,6 +282,7 @@ impl Dispatched {
                 })
             }
         };
+        account.end(failed.map_or(200, ErrorFrame::status), failed.map(ErrorFrame::message));
         if let Some(frame) = failed {
             reply_error(mailbox, &route.metrics, frame);
         }
@@ -286,7 +303,7 @@ impl ConnectAnswer {
     }
 }
 
-fn judge(answer: Answer, parts: HandshakeParts) -> ConnectAnswer {
+fn judge(answer: Answer, parts: &HandshakeParts) -> ConnectAnswer {
     let Answer { status, headers, body } = answer;
     if !(200..300).contains(&status) {
         return ConnectAnswer {
@@ -303,7 +320,9 @@ fn judge(answer: Answer, parts: HandshakeParts) -> ConnectAnswer {
             debug!("a backend chose a subprotocol that the client did not offer");
             ConnectAnswer::failed(Verdict::Refused { status: 500 })
         }
-        subprotocol => ConnectAnswer::accepted(subprotocol.or(parts.subprotocol_default)),
+        subprotocol => {
+            ConnectAnswer::accepted(subprotocol.or_else(|| parts.subprotocol_default.clone()))
+        }
     }
 }
 
@@ -319,14 +338,8 @@ fn is_passed_on((name, value): &(String, String)) -> bool {
     is_header && !is_websockets && !ours.iter().any(|other| other.eq_ignore_ascii_case(name))
 }
 
-/// Whether a message is within its limits. If not, its client is told so; if that does not stop it,
-/// the connection is closed.
-fn is_granted(
-    mailbox: &Mailbox,
-    metrics: &RouteMetrics,
-    account: Option<&Limiter>,
-    route: Option<&Limiter>,
-) -> bool {
+/// Whether a message is within its limits. A client that too many in a row do not stop is closed.
+fn is_granted(mailbox: &Mailbox, account: Option<&Limiter>, route: Option<&Limiter>) -> bool {
     if account.is_none() && route.is_none() {
         return true;
     }
@@ -334,12 +347,30 @@ fn is_granted(
         mailbox.on_granted();
         return true;
     }
-    reply_error(mailbox, metrics, ErrorFrame::TooManyRequests(request_id()));
     if mailbox.on_throttled() >= THROTTLED_MAX {
         // Who is being closed already is closed.
         let _ = mailbox.close(CloseCause::Throttled);
     }
     false
+}
+
+/// Tells a client that its message came to nothing before any integration was called.
+fn refuse(
+    stage: Option<&Arc<Stage>>,
+    key: Option<&str>,
+    mailbox: &Mailbox,
+    metrics: &RouteMetrics,
+    frame: fn(RequestId) -> ErrorFrame,
+) {
+    let request = request();
+    let frame = frame(request.id);
+    metrics.client_errors.increment(1);
+    reply_error(mailbox, metrics, frame);
+    if let Some(stage) = stage {
+        let account = Account::new(stage, &mailbox.info, request, EventType::Message);
+        account.with_route(key).end(frame.status(), Some(frame.message()));
+    }
+    mailbox.on_dispatched();
 }
 
 fn reply(mailbox: &Mailbox, route: &Route, answer: Answer) {

@@ -111,6 +111,13 @@ impl Gateway {
         &self.metrics
     }
 
+    /// Waits until the access logs are written, for a while.
+    pub async fn flush_access_logs(&self) {
+        let metrics = self.metrics.clone();
+        // It ends by itself.
+        let _ = tokio::task::spawn_blocking(move || metrics.access_logs.flush()).await;
+    }
+
     /// True while this node is part of a quorum and can register connections.
     pub fn watch_ready(&self) -> watch::Receiver<bool> {
         self.consensus.watch_ready()
@@ -142,7 +149,10 @@ impl Gateway {
         info: &'a ConnectionInfo,
         parts: &'a mut HandshakeParts,
     ) -> impl Future<Output = Result<Entry, TurnedAway>> + Send + use<'a> {
-        gate::judge(stage, info, parts)
+        async move {
+            let judged = gate::judge(stage, info, parts).await;
+            judged.inspect_err(|turned_away| account::turned_away(stage, info, turned_away))
+        }
     }
 
     /// A connection begins: from here on it can be posted to on this node.

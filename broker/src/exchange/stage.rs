@@ -11,13 +11,16 @@ use posthorn_core::event::connection_info::ConnectionInfo;
 use posthorn_core::route::table::{RouteKey, RouteTable};
 
 use crate::config::Config;
-use crate::config::api::{Api, BinaryMessages, IntegrationSettings, StageSettings};
+use crate::config::api::{
+    AccessLogSettings, Api, BinaryMessages, IntegrationSettings, StageSettings,
+};
 use crate::config::aws::AwsSettings;
+use crate::exchange::account::StageLog;
 use crate::exchange::api_keys::ApiKeys;
 use crate::exchange::gate::Door;
 use crate::exchange::throttles::{Limiter, Place, Throttles};
 use crate::integration::{Clients, Integration};
-use crate::telemetry::{Metrics, RouteMetrics, StageMetrics};
+use crate::telemetry::{Destination, Metrics, RouteMetrics, StageMetrics};
 
 /// All stages of all APIs, as of one reading of the configuration.
 pub struct Stages {
@@ -64,6 +67,7 @@ pub struct Stage {
     pub region: Arc<str>,
     pub account_id: Arc<str>,
     pub metrics: Arc<StageMetrics>,
+    pub access_log: Option<StageLog>,
 }
 
 #[derive(Clone)]
@@ -205,8 +209,16 @@ impl Maker<'_> {
             region: clients.aws().region.clone(),
             account_id: clients.aws().account_id.clone(),
             metrics: Arc::new(stage_metrics),
+            access_log: settings.access_log.as_ref().map(|written| StageLog {
+                log: self.metrics.access_logs.open(&destination(written)),
+                format: written.format.clone(),
+            }),
         })
     }
+}
+
+fn destination(settings: &AccessLogSettings) -> Destination {
+    settings.file.clone().map_or(Destination::Stdout, Destination::File)
 }
 
 #[cfg(test)]

@@ -112,6 +112,16 @@ impl Clients {
 }
 
 impl CallError {
+    /// What it is called over HTTP.
+    pub fn status(&self) -> u16 {
+        match self {
+            CallError::Overloaded => 503,
+            CallError::NotCalled(_) | CallError::Failed(_) => 502,
+            CallError::BadAnswer(_) => 500,
+            CallError::TimedOut(_) => 504,
+        }
+    }
+
     fn label(&self) -> Called {
         match self {
             CallError::Overloaded => Called::Overloaded,

@@ -2,15 +2,18 @@
 
 use metrics::{Counter, Gauge, Histogram};
 
+use crate::telemetry::access_log::AccessLogs;
 use crate::telemetry::apis;
 use crate::telemetry::registry::{ByLabel, Registry, label};
 
-/// The handles of all series. The text beside each name is what `/metrics` says of it.
+/// The handles of all series. The text beside each name is what `/metrics` says of it. And the access
+/// logs, which are handed around with them.
 pub struct Metrics {
     pub edge: EdgeMetrics,
     pub integrations: IntegrationMetrics,
     pub posts: PostMetrics,
     pub directory: DirectoryMetrics,
+    pub access_logs: AccessLogs,
     pub reloads: ReloadMetrics,
 }
 
@@ -135,6 +138,7 @@ impl Metrics {
             integrations: IntegrationMetrics::new(registry),
             posts: PostMetrics::new(registry),
             directory: DirectoryMetrics::new(registry),
+            access_logs: AccessLogs::new(registry),
             reloads: ReloadMetrics::new(registry),
         }
     }

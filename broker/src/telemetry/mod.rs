@@ -1,10 +1,12 @@
 //! What operators see: metrics, each named once, and the log.
 
+mod access_log;
 mod apis;
 mod log;
 mod metrics;
 mod registry;
 
+pub use access_log::{AccessLog, AccessLogs, Destination};
 pub use apis::{RouteMetrics, StageMetrics};
 pub use log::{LogError, start_log};
 pub use metrics::*;

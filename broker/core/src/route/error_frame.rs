@@ -23,20 +23,36 @@ pub enum ErrorFrame {
 
 impl ErrorFrame {
     pub fn text(self, connection: ConnectionId) -> String {
+        let why = self.message();
         match self {
-            ErrorFrame::Forbidden(request) => failed("Forbidden", connection, request),
-            ErrorFrame::InternalServerError(request) => {
-                failed("Internal server error", connection, request)
-            }
-            ErrorFrame::TimedOut(request) => {
-                failed("Endpoint request timed out", connection, request)
-            }
-            ErrorFrame::TooManyRequests(request) => {
-                failed("Too Many Requests", connection, request)
-            }
+            ErrorFrame::Forbidden(request)
+            | ErrorFrame::InternalServerError(request)
+            | ErrorFrame::TimedOut(request)
+            | ErrorFrame::TooManyRequests(request) => failed(why, connection, request),
             ErrorFrame::BadRequestBody(message) => format!(
-                r#"{{"message" : "Bad request body", "connectionId": "{connection}", "messageId": "{message}"}}"#
+                r#"{{"message" : "{why}", "connectionId": "{connection}", "messageId": "{message}"}}"#
             ),
+        }
+    }
+
+    pub fn message(self) -> &'static str {
+        match self {
+            ErrorFrame::Forbidden(_) => "Forbidden",
+            ErrorFrame::InternalServerError(_) => "Internal server error",
+            ErrorFrame::TimedOut(_) => "Endpoint request timed out",
+            ErrorFrame::TooManyRequests(_) => "Too Many Requests",
+            ErrorFrame::BadRequestBody(_) => "Bad request body",
+        }
+    }
+
+    /// What it would be over HTTP, as access logs have it.
+    pub fn status(self) -> u16 {
+        match self {
+            ErrorFrame::Forbidden(_) => 403,
+            ErrorFrame::InternalServerError(_) => 500,
+            ErrorFrame::TimedOut(_) => 504,
+            ErrorFrame::TooManyRequests(_) => 429,
+            ErrorFrame::BadRequestBody(_) => 400,
         }
     }
 }

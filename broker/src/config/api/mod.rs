@@ -1,5 +1,6 @@
 //! API definitions, in the vocabulary of API Gateway's `apigatewayv2` in snake case.
 
+mod access_log;
 mod authorization;
 mod authorizer;
 mod integration;
@@ -17,6 +18,8 @@ use posthorn_core::route::table::RouteKey;
 use serde::Deserialize;
 use serde_saphyr::Spanned;
 
+pub use crate::config::api::access_log::AccessLogSettings;
+use crate::config::api::access_log::WrittenAccessLog;
 pub use crate::config::api::authorization::Authorization;
 use crate::config::api::authorization::AuthorizationType;
 use crate::config::api::authorizer::WrittenAuthorizer;
@@ -63,6 +66,7 @@ pub struct StageSettings {
     /// Of each route that has a limit. `$connect` may have one without being a route.
     pub throttles: BTreeMap<RouteKey, Throttle>,
     pub binary_messages: BinaryMessages,
+    pub access_log: Option<AccessLogSettings>,
 }
 
 /// What becomes of a client's binary messages.
@@ -137,6 +141,7 @@ struct WrittenStage {
     /// The same of one route, by its key. What is not written is as in `default_route_settings`.
     #[serde(default)]
     route_settings: BTreeMap<String, WrittenThrottle>,
+    access_log_settings: Option<WrittenAccessLog>,
 }
 
 impl Api {
@@ -213,6 +218,14 @@ impl WrittenStage {
             authorization,
             allowed_origins: self.origin_rules(&place)?,
             binary_messages: self.binary_messages,
+            access_log: self
+                .access_log_settings
+                .as_ref()
+                .map(|written| {
+                    let place = format!("{place}.access_log_settings");
+                    written.believe(&place, surroundings.folder)
+                })
+                .transpose()?,
         })
     }
 }
