@@ -176,12 +176,13 @@ async fn each_request_is_a_line_of_the_access_log() {
         assert_eq!((&told["requestId"], &told["connectionId"]), (&line["id"], &line["connection"]));
     }
     // Its end is written as well.
-    let client = cluster.client(0).await;
+    let mut client = cluster.client(0).await;
     let mut cluster = cluster;
     let node = cluster.take(0);
     node.signal(Signal::SIGTERM);
+    client.closed().await;
+    client.close().await;
     node.wait().await;
-    drop(client);
     let lines = lines_of(&log, 8).await;
     assert_eq!((&lines[7]["event"], &lines[7]["code"]), (&json!("DISCONNECT"), &json!(1012)));
 }
