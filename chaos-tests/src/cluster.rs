@@ -187,10 +187,11 @@ impl Cluster {
         if !self.options.settings.contains("admin:") {
             let _ = writeln!(text, "admin: {{ listen: \"{ip}:0\" }}");
         }
-        if !self.options.settings.contains("api:") {
+        let has = |section| self.options.settings.lines().any(|line| line.starts_with(section));
+        if !has("api:") {
             let _ = writeln!(text, "api: {{ listen: \"{ip}:0\", insecure: true }}");
         }
-        if !self.options.settings.contains("edge:") {
+        if !has("edge:") {
             let _ = writeln!(text, "edge: {{ listen: \"{ip}:0\" }}");
         }
         text.push_str(&self.options.settings.replace("{ip}", &ip.to_string()));

@@ -6,6 +6,8 @@ use posthorn_chaos::backend::Backend;
 use posthorn_chaos::client::{Client, Refused};
 use posthorn_chaos::cluster::{Cluster, Options};
 use posthorn_chaos::issuer::{Issuer, SigningKey};
+use posthorn_chaos::tools;
+use posthorn_core::auth::sigv4::{self, Credentials, Scope};
 use serde_json::{Value, json};
 use tungstenite::http::HeaderMap;
 
@@ -201,4 +203,248 @@ async fn keys_may_come_from_a_file_that_is_replaced() {
     write(&new);
     assert_eq!(knock_by(&by_new).await, 101);
     assert_eq!(knock_by(&by_old).await, 401, "the file does not have it any more");
+}
+
+const SECRET: &str = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY";
+const REGION: &str = "eu-west-1";
+
+/// One node with one API that asks for signatures, and three who can sign.
+async fn with_signers(backend: &Backend) -> Cluster {
+    let apis = format!(
+        r#"
+apis:
+  chat:
+    route_selection_expression: $request.body.action
+    routes:
+      $connect: {{ target: integrations/backend, authorization_type: AWS_IAM }}
+      $disconnect: {{ target: integrations/backend }}
+      $default: {{ target: integrations/backend }}
+    integrations:
+      backend: {{ integration_type: HTTP_EVENT, integration_uri: "{}" }}
+    stages:
+      dev: {{ allowed_origins: ['https://chat.example'] }}
+      other: {{}}
+"#,
+        backend.url()
+    );
+    let settings = r#"
+aws: { region: eu-west-1, account_id: '123456789012' }
+log: { filter: "info,openraft=error,posthorn=trace" }
+principals:
+  ada:
+    permissions: [chat/dev/connect]
+    access_keys: [{ access_key_id: AKIDADA, secret_access_key_file: secret }]
+  bob:
+    permissions: [other/*/connect, chat/*/get]
+    access_keys: [{ access_key_id: AKIDBOB, secret_access_key_file: secret }]
+  eve:
+    permissions: []
+    access_keys: [{ access_key_id: AKIDEVE, secret_access_key_file: secret }]
+    user_arn: arn:aws:iam::210987654321:user/eve
+    policy:
+      Version: '2012-10-17'
+      Statement:
+        - Effect: Allow
+          Action: execute-api:Invoke
+          Resource: 'arn:aws:execute-api:eu-west-1:123456789012:chat/*'
+        - { Effect: Deny, Action: '*', Resource: '*/other/$connect' }
+"#;
+    let options = Options { nodes: 1, apis, settings: settings.to_owned() };
+    let mut cluster = Cluster::prepare(options);
+    std::fs::write(cluster.folder().join("secret"), format!("{SECRET}\n")).unwrap();
+    cluster.spawn(0).await;
+    cluster.wait_ready(0).await;
+    cluster
+}
+
+/// How a handshake is signed.
+#[derive(Clone, Copy)]
+struct Signing<'a> {
+    key: &'a str,
+    secret: &'a str,
+    region: &'a str,
+    service: &'a str,
+    /// From now.
+    at_s: i64,
+    expires_s: u32,
+    /// Of the path that is signed.
+    path: &'a str,
+}
+
+const SIGNING: Signing<'_> = Signing {
+    key: "AKIDADA",
+    secret: SECRET,
+    region: REGION,
+    service: "execute-api",
+    at_s: 0,
+    expires_s: 60,
+    path: "/dev",
+};
+
+impl Signing<'_> {
+    /// Signs by `sign`, for the host of the cluster or none.
+    fn by<T>(
+        &self,
+        host: &str,
+        sign: impl FnOnce(&sigv4::Request<'_>, &Credentials<'_>, &Scope<'_>, u64) -> T,
+    ) -> T {
+        let host = [("host", host.as_bytes())];
+        let headers = if host[0].1.is_empty() { &[][..] } else { &host[..] };
+        let request =
+            sigv4::Request { method: "GET", path: self.path, query: "a=b%20c", headers, body: &[] };
+        let credentials = Credentials {
+            access_key_id: self.key,
+            secret_access_key: self.secret,
+            session_token: None,
+        };
+        let scope = Scope { region: self.region, service: self.service };
+        let now_ms = now_s().strict_add_signed(self.at_s) * 1000;
+        sign(&request, &credentials, &scope, now_ms)
+    }
+
+    async fn in_headers(&self, cluster: &Cluster) -> Result<(Client, HeaderMap), Refused> {
+        let host = cluster.node(0).at("edge").to_string();
+        let headers = self.by(&host, sigv4::sign);
+        let headers: Vec<_> = headers.iter().map(|(name, value)| (*name, &**value)).collect();
+        knock(cluster, &format!("{}?a=b%20c", self.path), &headers).await
+    }
+
+    async fn in_query(&self, cluster: &Cluster) -> Result<(Client, HeaderMap), Refused> {
+        let host = cluster.node(0).at("edge").to_string();
+        knock(cluster, &format!("{}?{}", self.path, self.presigned(&host)), &[]).await
+    }
+
+    fn presigned(&self, host: &str) -> String {
+        self.by(host, |request, credentials, scope, now_ms| {
+            sigv4::presign(request, credentials, scope, now_ms, Some(self.expires_s))
+        })
+    }
+}
+
+/// The status, AWS's name for it, and the message.
+fn told(refused: &Refused) -> (u16, &str, &str) {
+    let name = refused.headers.get("x-amzn-errortype").map_or("", |name| name.to_str().unwrap());
+    let message = refused.body["message"].as_str().or(refused.body["Message"].as_str());
+    (refused.status, name, message.unwrap_or_default())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signature_lets_in_whom_the_configuration_knows() {
+    let backend = Backend::start(|_| (200, String::new())).await;
+    let cluster = with_signers(&backend).await;
+    let (mut client, _) = SIGNING.in_headers(&cluster).await.unwrap();
+    let identity = backend.event_of("CONNECT").await["requestContext"]["identity"].clone();
+    let expected = json!({
+        "accountId": "123456789012", "caller": "ada", "user": "ada", "accessKey": "AKIDADA",
+        "userArn": "arn:aws:iam::123456789012:user/ada", "sourceIp": identity["sourceIp"],
+    });
+    assert_eq!(identity, expected);
+    client.close().await;
+    let disconnect = backend.event_of("DISCONNECT").await;
+    assert_eq!(disconnect["requestContext"]["identity"], expected);
+    SIGNING.in_query(&cluster).await.unwrap();
+    let connect = backend.event_of("CONNECT").await;
+    assert_eq!(connect["queryStringParameters"]["a"], "b c");
+    SIGNING.in_query(&cluster).await.unwrap();
+
+    let eve = Signing { key: "AKIDEVE", ..SIGNING };
+    eve.in_query(&cluster).await.unwrap();
+    backend.drain().await;
+    let why = denied(&cluster, Signing { path: "/other", ..eve }).await;
+    assert!(why.ends_with(" with an explicit deny in an identity-based policy"), "{why}");
+    let why = denied(&cluster, Signing { key: "AKIDBOB", ..SIGNING }).await;
+    let expected = "User: arn:aws:iam::123456789012:user/bob is not authorized to perform: \
+        execute-api:Invoke on resource: arn:aws:execute-api:eu-west-1:********9012:chat/dev/$connect \
+        because no identity-based policy allows the execute-api:Invoke action";
+    assert_eq!(why, expected);
+    denied(&cluster, Signing { path: "/other", ..SIGNING }).await;
+    assert_eq!(connects(&backend).await, 0, "nobody was told of who was denied");
+    assert!(!cluster.node(0).log().contains(SECRET));
+}
+
+/// How many handshakes the backend was told of since it was asked last.
+async fn connects(backend: &Backend) -> usize {
+    let events = backend.drain().await;
+    events.iter().filter(|event| event["requestContext"]["eventType"] == "CONNECT").count()
+}
+
+/// What somebody is told who signs well and may not connect.
+async fn denied(cluster: &Cluster, signing: Signing<'_>) -> String {
+    let refused = signing.in_headers(cluster).await.err().unwrap();
+    let (status, name, message) = told(&refused);
+    assert_eq!((status, name), (403, "AccessDeniedException"), "{message}");
+    assert!(refused.body["Message"].is_string());
+    message.to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn signatures_that_are_not_good_are_refused_by_name() {
+    let backend = Backend::start(|_| (200, String::new())).await;
+    let cluster = with_signers(&backend).await;
+    let refused = knock(&cluster, "/dev", &[]).await.err().unwrap();
+    let missing = (403, "MissingAuthenticationTokenException", "Missing Authentication Token");
+    assert_eq!(told(&refused), missing);
+    assert_eq!(refused.body, json!({ "message": "Missing Authentication Token" }));
+    const INVALID: &str = "InvalidSignatureException";
+    for (signing, name, begin) in [
+        (Signing { secret: "other", ..SIGNING }, INVALID, "The request signature we calculated"),
+        (Signing { at_s: 400, ..SIGNING }, INVALID, "Signature not yet current: "),
+        (Signing { region: "us-east-1", ..SIGNING }, INVALID, "Credential should be scoped to a"),
+        (Signing { service: "lambda", ..SIGNING }, INVALID, "Credential should be scoped to corr"),
+        (Signing { key: "AKIDNONE", ..SIGNING }, "UnrecognizedClientException", "The security"),
+    ] {
+        for refused in [signing.in_headers(&cluster).await, signing.in_query(&cluster).await] {
+            let refused = refused.err().unwrap();
+            let (status, told, message) = told(&refused);
+            assert_eq!((status, told), (403, name), "{message}");
+            assert!(message.starts_with(begin), "{message}");
+        }
+    }
+    let late = Signing { at_s: -400, ..SIGNING };
+    let refused = late.in_headers(&cluster).await.err().unwrap();
+    assert!(told(&refused).2.starts_with("Signature expired: "), "{refused:?}");
+    let refused = late.in_query(&cluster).await.err().unwrap();
+    assert!(told(&refused).2.starts_with("Signature expired: "), "past its Expires: {refused:?}");
+    Signing { expires_s: 3600, ..late }.in_query(&cluster).await.unwrap();
+
+    let path = format!("/dev?{}", SIGNING.presigned(""));
+    let refused = knock(&cluster, &path, &[]).await.err().unwrap();
+    assert!(told(&refused).2.starts_with("'Host' or ':authority' must be"), "{refused:?}");
+    let host = cluster.node(0).at("edge").to_string();
+    let path = format!("/dev?{}", SIGNING.presigned(&host));
+    for path in [path.replace("a=b", "a=c"), path.replace("/dev", "/chat/dev")] {
+        let refused = knock(&cluster, &path, &[]).await.err().unwrap();
+        assert_eq!(told(&refused).1, INVALID, "what is signed is not what is asked for");
+    }
+    let signature = [("authorization", "AWS4-HMAC-SHA256 Credential=a")];
+    let refused = knock(&cluster, &path, &signature).await.err().unwrap();
+    assert!(told(&refused).2.starts_with("Found both 'X-Amz-Algorithm'"), "{refused:?}");
+    let refused = knock(&cluster, "/dev", &signature).await.err().unwrap();
+    assert_eq!(told(&refused).1, "IncompleteSignatureException");
+    let stranger = [("origin", "null")];
+    let refused = knock(&cluster, &path, &stranger).await.err().unwrap();
+    assert_eq!(told(&refused), (403, "", "Forbidden"), "whose page it is, is judged first");
+    assert_eq!(connects(&backend).await, 1, "of the one that was good");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_botocore_signs_is_let_in() {
+    let Some(python) = tools::python(&["boto3==1.44.5"]).await else { return };
+    let backend = Backend::start(|_| (200, String::new())).await;
+    let cluster = with_signers(&backend).await;
+    let host = cluster.node(0).at("edge").to_string();
+    let url = format!("http://{host}/dev?a=b%20c&x=%C3%A4&y=");
+    let mut command = python.command("python");
+    command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/sign.py"));
+    let output = command.args([&*url, "AKIDADA", SECRET, REGION]).output().await.unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let signed: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let path = |url: &str| url.strip_prefix(&format!("http://{host}")).unwrap().to_owned();
+    knock(&cluster, &path(signed["url"].as_str().unwrap()), &[]).await.unwrap();
+    let header = |name: &str| signed["headers"][name].as_str().unwrap();
+    let headers =
+        [("x-amz-date", header("X-Amz-Date")), ("authorization", header("Authorization"))];
+    knock(&cluster, &path(&url), &headers).await.unwrap();
+    let query = &backend.event_of("CONNECT").await["queryStringParameters"];
+    assert_eq!((&query["a"], &query["x"], &query["y"]), (&json!("b c"), &json!("ä"), &json!("")));
 }

@@ -8,7 +8,9 @@ use posthorn_chaos::cluster::{Cluster, Options};
 use posthorn_chaos::eventually;
 use posthorn_chaos::process::Process;
 use posthorn_core::auth::hash::Sha256;
+use posthorn_proto::v1::GetConnectionRequest;
 use serde_json::{Value, json};
+use tonic::Code;
 use tungstenite::http::HeaderMap;
 
 /// Rates of one in a thousand seconds: whatever is taken does not come back while a test runs.
@@ -127,6 +129,9 @@ async fn the_account_has_a_limit_over_all_of_them() {
         assert!(client.text().await.contains("Too Many Requests"));
     }
     assert_eq!(knock(&cluster, "/limited/free", &[]).await.err().unwrap().status, 429);
+    let request = GetConnectionRequest { connection_id: "AAAAAAAAAAAAAAAAAAAAAA".to_owned() };
+    let status = cluster.grpc(0).await.get_connection(request).await.unwrap_err();
+    assert_eq!(status.code(), Code::ResourceExhausted);
 }
 
 /// Two APIs that ask for keys, one in a header and one by its authorizer.

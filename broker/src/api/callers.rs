@@ -56,7 +56,7 @@ pub(super) struct Denied;
 impl Callers {
     /// `is_insecure`: where there is nobody to be known, everybody may call.
     pub(crate) fn new(settings: &PrincipalSettings, is_insecure: bool) -> Callers {
-        let PrincipalSettings { known, throttles } = settings;
+        let PrincipalSettings { known, throttles, users: _ } = settings;
         let now = Instant::now();
         let budgets = throttles.iter().map(|(name, throttle)| {
             let bucket = Mutex::new(TokenBucket::new(now));

@@ -58,14 +58,14 @@ impl Connections {
         let timeout = asked.and_then(parse_timeout).unwrap_or(self.post_timeout);
         Instant::now() + timeout.min(TIMEOUT_MAX)
     }
-}
 
-/// Counts a call, and says with whose connections it may do that.
-fn judge<T>(request: &Request<T>, verb: Verb) -> Result<Scope, Status> {
-    let caller = caller_of(request)?;
-    let scope = caller.scope(verb).map_err(Told::from)?;
-    caller.take().map_err(Told::from)?;
-    Ok(scope)
+    /// Counts a call, and says with whose connections it may do that.
+    fn judge<T>(&self, request: &Request<T>, verb: Verb) -> Result<Scope, Status> {
+        let caller = caller_of(request)?;
+        let scope = caller.scope(verb).map_err(Told::from)?;
+        caller.take().and_then(|()| self.gateway.charge_call()).map_err(Told::from)?;
+        Ok(scope)
+    }
 }
 
 #[tonic::async_trait]
@@ -75,7 +75,7 @@ impl ConnectionService for Connections {
         request: Request<PostToConnectionRequest>,
     ) -> Result<Response<PostToConnectionResponse>, Status> {
         let deadline = self.deadline(&request);
-        let scope = judge(&request, Verb::Post)?;
+        let scope = self.judge(&request, Verb::Post)?;
         let (id, post) =
             post_of(request.into_inner(), self.payload_bytes_max).map_err(Told::from)?;
         self.gateway.post(id, scope, post, deadline).await.map_err(Told::from)?;
@@ -110,7 +110,7 @@ impl ConnectionService for Connections {
         request: Request<GetConnectionRequest>,
     ) -> Result<Response<GetConnectionResponse>, Status> {
         let deadline = self.deadline(&request);
-        let scope = judge(&request, Verb::Get)?;
+        let scope = self.judge(&request, Verb::Get)?;
         let id = id_of(&request.get_ref().connection_id).map_err(Told::from)?;
         let found = self.gateway.get(id, scope, deadline).await.map_err(Told::from)?;
         let info = found.info;
@@ -132,7 +132,7 @@ impl ConnectionService for Connections {
         request: Request<DeleteConnectionRequest>,
     ) -> Result<Response<DeleteConnectionResponse>, Status> {
         let deadline = self.deadline(&request);
-        let scope = judge(&request, Verb::Delete)?;
+        let scope = self.judge(&request, Verb::Delete)?;
         let DeleteConnectionRequest { connection_id, close_code, close_reason } =
             request.into_inner();
         let id = id_of(&connection_id).map_err(Told::from)?;
@@ -169,7 +169,7 @@ impl Posts {
             let answer = move |outcome: Result<(), Told>| {
                 drop(place.send(Ok(answer_of(sequence, outcome))));
             };
-            if let Err(throttled) = self.caller.take() {
+            if let Err(throttled) = self.caller.take().and_then(|()| self.gateway.charge_call()) {
                 answer(Err(throttled.into()));
                 continue;
             }

@@ -18,6 +18,7 @@ mod source;
 mod throttling;
 pub mod tls;
 mod usage;
+pub mod user;
 pub mod values;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -58,7 +59,7 @@ pub struct Config {
     pub admin: AdminSettings,
     pub log: LogSettings,
     pub aws: Arc<AwsSettings>,
-    pub principals: PrincipalSettings,
+    pub principals: Arc<PrincipalSettings>,
     /// Over all handshakes, messages and calls of the management API at this node.
     pub account_throttle: Option<Throttle>,
     pub usage_plans: UsagePlans,
@@ -192,7 +193,7 @@ impl Config {
             admin,
             log,
             aws,
-            principals,
+            principals: Arc::new(principals),
             account_throttle,
             usage_plans,
             apis,

@@ -9,10 +9,12 @@ use std::sync::Arc;
 use posthorn_core::auth::principal::{AccessKey, Permission, Principal, Principals, Proofs};
 use posthorn_core::auth::throttle::{Rate, Throttle};
 use serde::Deserialize;
+use serde_json::Value;
 use serde_saphyr::Spanned;
 
 use crate::config::secret::Secrets;
 use crate::config::source::Fault;
+use crate::config::user::{self, UserSettings};
 
 const RATE_MAX: f64 = 1_000_000.0;
 
@@ -22,6 +24,8 @@ pub struct PrincipalSettings {
     pub known: Principals,
     /// How often a principal may call, by its name. Who is not in it may as often as it likes.
     pub throttles: BTreeMap<Arc<str>, Throttle>,
+    /// As whom those who have access keys sign handshakes.
+    pub users: BTreeMap<Arc<str>, UserSettings>,
 }
 
 /// As the section `principals` has it, by name.
@@ -29,7 +33,8 @@ pub struct PrincipalSettings {
 #[serde(deny_unknown_fields)]
 pub(super) struct WrittenPrincipal {
     /// `{api}/{stage}/{verb}`, where `*` and `?` are wildcards. The verbs are post, get, delete, list,
-    /// `*` for these four, and admin, for which API and stage do not matter.
+    /// connect (by a signed handshake, where `$connect` has the authorization type `AWS_IAM`), `*` for
+    /// these five, and admin, for which API and stage do not matter.
     permissions: Vec<Spanned<String>>,
     /// SHA-256 of bearer tokens, in hexadecimal: `printf %s TOKEN | sha256sum`.
     #[serde(default)]
@@ -37,6 +42,12 @@ pub(super) struct WrittenPrincipal {
     /// What requests are signed with by Signature Version 4.
     #[serde(default)]
     access_keys: Vec<WrittenAccessKey>,
+    /// As whom events name a client that signed its handshake:
+    /// `arn:aws:iam::{aws.account_id}:user/{name}` where it is missing.
+    user_arn: Option<Spanned<String>>,
+    /// An IAM policy. Where there is one, it and not the permissions says what handshakes it may
+    /// sign: whether it may `execute-api:Invoke` the ARN of `$connect`.
+    policy: Option<Spanned<Value>>,
     /// Calls per second, in the long run. Each post of a stream is a call.
     throttling_rate_limit: Option<Spanned<f64>>,
     /// Calls at once, after a rest.
@@ -59,6 +70,7 @@ pub(super) fn believe(
     secrets: &Secrets<'_>,
 ) -> Result<PrincipalSettings, Fault> {
     let (mut principals, mut throttles) = (Vec::new(), BTreeMap::new());
+    let mut users = BTreeMap::new();
     for (name, written) in written {
         let access_keys = written.access_keys.iter().map(|key| key.believe(name, secrets));
         let proofs = Proofs {
@@ -70,10 +82,12 @@ pub(super) fn believe(
         if let Some(throttle) = written.throttle(name)? {
             throttles.insert(name.clone(), throttle);
         }
+        let user = user::believe(name, written.user_arn.as_ref(), written.policy.as_ref())?;
+        users.insert(name.clone(), user);
         principals.push((Principal { name: name.clone(), permissions }, proofs));
     }
     let known = Principals::new(principals).map_err(|error| Fault::new("", error.to_string()))?;
-    Ok(PrincipalSettings { known, throttles })
+    Ok(PrincipalSettings { known, throttles, users })
 }
 
 impl WrittenPrincipal {

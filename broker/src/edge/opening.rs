@@ -18,7 +18,7 @@ use crate::edge::linger;
 use crate::edge::session::Session;
 use crate::edge::socket::Socket;
 use crate::edge::{Edge, Peer};
-use crate::exchange::gate::TurnedAway;
+use crate::exchange::gate::{ACCESS_DENIED, TurnedAway};
 use crate::exchange::inbound::{ConnectAnswer, HandshakeParts};
 use crate::exchange::mailbox::Mailbox;
 use crate::exchange::stage::Stage;
@@ -103,6 +103,7 @@ where
         Ok(entry) => {
             info.authorized = entry.authorized;
             info.api_key = entry.api_key;
+            info.signer = entry.signer;
             parts.authorizer_latency_ms = entry.authorizer_latency_ms;
         }
         Err(turned_away) => {
@@ -149,12 +150,14 @@ fn describe(head: &Head, stage: &Stage, peer: Peer) -> Option<ConnectionInfo> {
         connected_at_ms: epoch_ms(),
         api_key: None,
         authorized: None,
+        signer: None,
     })
 }
 
 fn parts(head: Head, peer: Peer) -> HandshakeParts {
     HandshakeParts {
         headers: head.headers,
+        path: head.path,
         query: head.query.unwrap_or_default(),
         subprotocols: head.subprotocols,
         subprotocol_default: None,
@@ -327,15 +330,23 @@ struct Reply {
 
 impl Reply {
     fn message(status: u16, message: &str) -> Reply {
-        let body = serde_json::json!({ "message": message }).to_string().into();
+        Reply::new(status, &serde_json::json!({ "message": message }))
+    }
+
+    fn new(status: u16, body: &serde_json::Value) -> Reply {
         let headers = vec![("Content-Type".to_owned(), "application/json".to_owned())];
-        Reply { status, headers, body }
+        Reply { status, headers, body: body.to_string().into() }
     }
 
     fn turned_away(turned_away: &TurnedAway, info: &ConnectionInfo) -> Reply {
         let TurnedAway { status, message, exception, retry_after, request, label: _ } = turned_away;
         let mut reply = match exception {
-            Some(exception) => Reply::message(*status, message).with("x-amzn-ErrorType", exception),
+            Some(exception) => {
+                // AWS writes this one's in capitals.
+                let key = if *exception == ACCESS_DENIED { "Message" } else { "message" };
+                let reply = Reply::new(*status, &serde_json::json!({ key: message }));
+                reply.with("x-amzn-ErrorType", exception)
+            }
             None => {
                 let body = serde_json::json!({
                     "message": message,

@@ -168,6 +168,7 @@ mod tests {
         let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
         HandshakeParts {
             headers: headers.iter().map(own).collect(),
+            path: "/".to_owned(),
             query: query.to_owned(),
             subprotocols: offered.filter(|one| !one.is_empty()).map(str::to_owned).collect(),
             subprotocol_default: None,

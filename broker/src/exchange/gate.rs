@@ -1,6 +1,7 @@
 //! Who may open a connection: decided before anybody else is told of it.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use posthorn_core::auth::arn::{ApiArn, INVOKE};
@@ -9,7 +10,7 @@ use posthorn_core::auth::identity_source::{IdentityFields, first_absent};
 use posthorn_core::auth::policy::Circumstances;
 use posthorn_core::auth::throttle::Throttled;
 use posthorn_core::auth::usage_plan::Refusal as NoUse;
-use posthorn_core::event::connection_info::{ApiKey, Authorized, ConnectionInfo};
+use posthorn_core::event::connection_info::{ApiKey, Authorized, ConnectionInfo, Signer};
 use posthorn_core::event::context::Request;
 use posthorn_core::event::fields::Fields;
 use posthorn_core::event::handshake::Handshake;
@@ -18,8 +19,10 @@ use posthorn_core::event::proxy::AuthorizerEvent;
 use tracing::info;
 
 use crate::config::api::{ApiKeySource, Authorization};
+use crate::config::principals::PrincipalSettings;
 use crate::exchange::bearer::{JwtAuthorizer, NotBelieved};
 use crate::exchange::inbound::{HandshakeParts, request, trace_id};
+use crate::exchange::signed::{NotPermitted, Signers};
 use crate::exchange::stage::Stage;
 use crate::exchange::throttles::Limiter;
 use crate::integration::{Authorizer, AuthorizerError, Clients};
@@ -30,6 +33,8 @@ pub enum Door {
     Open,
     /// Whom a function or a server lets in.
     Asking(Box<Authorizer>),
+    /// Whose signature is known.
+    Signed(Signers),
     /// Whom a token speaks for.
     Tokens(JwtAuthorizer),
 }
@@ -41,6 +46,7 @@ pub struct Entry {
     /// How long the authorizer took, if there is one.
     pub authorizer_latency_ms: Option<u64>,
     pub api_key: Option<ApiKey>,
+    pub signer: Option<Signer>,
     /// The API key that the authorizer named.
     usage_identifier_key: Option<Box<str>>,
 }
@@ -104,13 +110,31 @@ impl From<NoUse> for Refusal {
     }
 }
 
+/// AWS's, whose answer has a `Message`.
+pub const ACCESS_DENIED: &str = "AccessDeniedException";
+
+impl From<NotPermitted> for Refusal {
+    fn from(refused: NotPermitted) -> Refusal {
+        let (exception, message) = match refused {
+            NotPermitted::Signature(error) => (error.exception(), error.to_string()),
+            NotPermitted::Denied(message) => (ACCESS_DENIED, message),
+        };
+        Refusal { message: message.into(), exception: Some(exception), ..FORBIDDEN }
+    }
+}
+
 impl Door {
-    pub(super) fn new(authorization: &Authorization, clients: &Clients) -> Door {
+    pub(super) fn new(
+        authorization: &Authorization,
+        principals: &Arc<PrincipalSettings>,
+        clients: &Clients,
+    ) -> Door {
         match authorization {
             Authorization::None => Door::Open,
             Authorization::Custom(settings) => {
                 Door::Asking(Box::new(Authorizer::new(settings, clients)))
             }
+            Authorization::Iam => Door::Signed(Signers::new(principals.clone())),
             Authorization::Jwt(settings) => Door::Tokens(JwtAuthorizer::new(settings, clients)),
         }
     }
@@ -168,6 +192,10 @@ async fn judge_person(
     match &stage.door {
         Door::Open => Ok(Entry::default()),
         Door::Asking(authorizer) => by_authorizer(authorizer, stage, info, request, parts).await,
+        Door::Signed(signers) => {
+            let signer = signers.judge(stage, parts, &circumstances(info, parts, request))?;
+            Ok(Entry { signer: Some(signer), ..Entry::default() })
+        }
         Door::Tokens(authorizer) => {
             let claims = authorizer.judge(parts, request.at_ms / 1000).await;
             let claims = claims.map_err(|refused| match refused {
@@ -191,13 +219,7 @@ async fn by_authorizer(
     let trace_id = trace_id();
     let handshake = parts.handshake(&headers, &trace_id);
     let (answer, latency_ms) = ask(authorizer, stage, info, request, handshake).await?;
-    let circumstances = Circumstances {
-        source_ip: info.source_ip,
-        is_secure: parts.is_secure,
-        now_ms: request.at_ms,
-        user_agent: info.user_agent.as_deref(),
-        referer: parts.header("referer"),
-    };
+    let circumstances = circumstances(info, parts, request);
     let decision = answer.policy.evaluate(INVOKE, &method_arn(stage), &circumstances);
     match decision.refusal() {
         None => Ok(Entry {
@@ -207,6 +229,20 @@ async fn by_authorizer(
             ..Entry::default()
         }),
         Some(message) => Err(Refusal { message: message.into(), ..FORBIDDEN }),
+    }
+}
+
+fn circumstances<'a>(
+    info: &'a ConnectionInfo,
+    parts: &'a HandshakeParts,
+    request: Request,
+) -> Circumstances<'a> {
+    Circumstances {
+        source_ip: info.source_ip,
+        is_secure: parts.is_secure,
+        now_ms: request.at_ms,
+        user_agent: info.user_agent.as_deref(),
+        referer: parts.header("referer"),
     }
 }
 

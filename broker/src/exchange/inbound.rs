@@ -45,6 +45,8 @@ pub struct Inbound {
 pub struct HandshakeParts {
     /// In the order and spelling of the client.
     pub headers: Vec<(String, String)>,
+    /// Of the request, as it came.
+    pub path: String,
     /// Without its `?`.
     pub query: String,
     pub subprotocols: Vec<String>,

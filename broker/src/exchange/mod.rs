@@ -14,6 +14,7 @@ pub mod mailbox;
 pub mod outbound;
 pub mod outcome;
 pub mod scope;
+mod signed;
 pub mod stage;
 mod throttles;
 

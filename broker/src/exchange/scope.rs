@@ -89,6 +89,7 @@ mod tests {
             connected_at_ms: 1_700_000_000_000,
             api_key: None,
             authorized: None,
+            signer: None,
         }
     }
 }

@@ -15,6 +15,7 @@ use crate::config::api::{
     AccessLogSettings, Api, BinaryMessages, IntegrationSettings, StageSettings,
 };
 use crate::config::aws::AwsSettings;
+use crate::config::principals::PrincipalSettings;
 use crate::exchange::account::StageLog;
 use crate::exchange::api_keys::ApiKeys;
 use crate::exchange::gate::Door;
@@ -127,12 +128,13 @@ impl Stages {
         let plans = Arc::new(config.usage_plans.clone());
         usage.lock().retain(&plans);
         let clients = &lasting.clients(&config.aws);
-        let maker = Maker { lasting, clients, metrics, account: &account, plans: &plans };
+        let (account, plans, principals) = (&account, &plans, &config.principals);
+        let maker = Maker { lasting, clients, metrics, account, plans, principals };
         let by_api = config.apis.iter().map(|api| (api.id.clone(), maker.stages_of(api)));
         let by_api = by_api.collect();
         throttles.forget_unused();
         lasting.integrations.lock().retain(|_, made| made.integration.strong_count() > 0);
-        Stages { addresses: config.addresses.clone(), account, by_api }
+        Stages { addresses: config.addresses.clone(), account: account.clone(), by_api }
     }
 
     /// That of the whole account.
@@ -160,6 +162,7 @@ struct Maker<'a> {
     metrics: &'a Arc<Metrics>,
     account: &'a Option<Limiter>,
     plans: &'a Arc<UsagePlans>,
+    principals: &'a Arc<PrincipalSettings>,
 }
 
 impl Maker<'_> {
@@ -200,7 +203,7 @@ impl Maker<'_> {
             name: name.clone(),
             variables: settings.variables.clone(),
             routes: RouteTable::new(api.route_selection_expression.clone(), routes),
-            door: Door::new(&settings.authorization, clients),
+            door: Door::new(&settings.authorization, self.principals, clients),
             api_keys,
             account: self.account.clone(),
             connect_limiter: limiter(RouteKey::CONNECT),

@@ -325,6 +325,7 @@ mod tests {
                 principal_id: "ada".into(),
                 context: vec![("plan".into(), "fr\\ee".into())],
             }),
+            signer: None,
         }
     }
 

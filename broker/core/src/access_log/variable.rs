@@ -17,8 +17,11 @@ pub(super) enum Variable {
     DomainName,
     ErrorMessage,
     EventType,
+    IdentityAccountId,
     IdentityApiKeyId,
     IdentitySourceIp,
+    IdentityUser,
+    IdentityUserArn,
     IdentityUserAgent,
     IntegrationError,
     IntegrationLatency,
@@ -48,16 +51,12 @@ const ABSENT: &[&str] = &[
     "authorizer.status",
     "error.responseType",
     "error.validationErrorString",
-    "identity.accountId",
     "identity.apiKey",
-    "identity.caller",
     "identity.cognitoAuthenticationProvider",
     "identity.cognitoAuthenticationType",
     "identity.cognitoIdentityId",
     "identity.cognitoIdentityPoolId",
     "identity.principalOrgId",
-    "identity.user",
-    "identity.userArn",
     "integration.requestId",
     "waf.error",
     "waf.latency",
@@ -80,6 +79,9 @@ impl Variable {
             "domainName" => Variable::DomainName,
             "error.message" | "error.messageString" => Variable::ErrorMessage,
             "eventType" => Variable::EventType,
+            "identity.accountId" => Variable::IdentityAccountId,
+            "identity.caller" | "identity.user" => Variable::IdentityUser,
+            "identity.userArn" => Variable::IdentityUserArn,
             "identity.apiKeyId" => Variable::IdentityApiKeyId,
             "identity.sourceIp" => Variable::IdentitySourceIp,
             "identity.userAgent" => Variable::IdentityUserAgent,
@@ -107,7 +109,7 @@ impl Variable {
     /// Gives `write` the value, if there is one.
     pub(super) fn resolve(&self, entry: &Entry<'_>, write: &mut dyn FnMut(Value<'_>)) {
         let Entry { info, request, integration, closed, .. } = entry;
-        let authorized = info.authorized.as_ref();
+        let (authorized, signer) = (info.authorized.as_ref(), info.signer.as_ref());
         match self {
             Variable::ApiId => write(Value::Text(&info.api_id)),
             Variable::AuthorizerLatency => number(entry.authorizer_latency_ms, write),
@@ -130,6 +132,9 @@ impl Variable {
                 EventType::Message => "MESSAGE",
                 EventType::Disconnect => "DISCONNECT",
             })),
+            Variable::IdentityAccountId => text(signer.map(|signer| &*signer.account_id), write),
+            Variable::IdentityUser => text(signer.map(|signer| &*signer.user), write),
+            Variable::IdentityUserArn => text(signer.map(|signer| &*signer.user_arn), write),
             Variable::IdentityApiKeyId => {
                 text(info.api_key.as_ref().map(|key| &*key.id), write);
             }

@@ -1,4 +1,4 @@
-//! Who calls the management API, and what they may do there.
+//! Who calls the management API or signs a handshake, and what they may do.
 //!
 //! A principal is known by bearer tokens, of which only the hash is kept, by access keys that sign, or
 //! by the name in the certificate that it shows. Permissions are written `{api}/{stage}/{verb}`:
@@ -32,6 +32,8 @@ pub enum Verb {
     Get,
     Delete,
     List,
+    /// Opens a connection at a stage that asks for a signature (`AWS_IAM`).
+    Connect,
     /// What concerns the node or the cluster rather than connections.
     Admin,
 }
@@ -71,7 +73,7 @@ pub struct Principals {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "`{0}` is no permission; one is {{api}}/{{stage}}/{{verb}}, where `*` and `?` are wildcards and \
-     the verb is post, get, delete, list, admin or `*`, which is all but admin"
+     the verb is post, get, delete, list, connect, admin or `*`, which is all but admin"
 )]
 pub struct NotAPermission(pub Box<str>);
 
@@ -214,6 +216,7 @@ impl FromStr for Permission {
             "get" => Verbs::One(Verb::Get),
             "delete" => Verbs::One(Verb::Delete),
             "list" => Verbs::One(Verb::List),
+            "connect" => Verbs::One(Verb::Connect),
             "admin" => Verbs::One(Verb::Admin),
             "*" => Verbs::AllButAdmin,
             _ => return Err(error()),

@@ -7,6 +7,7 @@
 //! ```text
 //! info    = version flags source_ip connected_at_ms api_id stage domain_name host
 //!           [user_agent] [api_key api_key_id] [principal_id count *(key value)]
+//!           [account_id access_key user user_arn]
 //! version = 1 byte, flags = 1 byte, source_ip = 4 or 16 bytes
 //! number  = 7 bits a byte, the lowest first, the high bit set where another byte follows
 //! text    = its length as a number, and its bytes
@@ -34,6 +35,19 @@ pub struct ConnectionInfo {
     pub connected_at_ms: u64,
     pub api_key: Option<ApiKey>,
     pub authorized: Option<Authorized>,
+    pub signer: Option<Signer>,
+}
+
+/// Who signed a handshake that `AWS_IAM` asked to be signed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Signer {
+    /// Twelve digits.
+    pub account_id: Box<str>,
+    /// The access key ID.
+    pub access_key: Box<str>,
+    /// At AWS an ID beginning with `AIDA`.
+    pub user: Box<str>,
+    pub user_arn: Box<str>,
 }
 
 /// The key that a client was let in with.
@@ -72,8 +86,14 @@ const USER_AGENT: u8 = 1 << 2;
 const USER_AGENT_SHORTENED: u8 = 1 << 3;
 const API_KEY: u8 = 1 << 4;
 const AUTHORIZED: u8 = 1 << 5;
-const FLAGS: u8 =
-    IP_V6 | HOST_BEGINS_WITH_DOMAIN | USER_AGENT | USER_AGENT_SHORTENED | API_KEY | AUTHORIZED;
+const SIGNER: u8 = 1 << 6;
+const FLAGS: u8 = IP_V6
+    | HOST_BEGINS_WITH_DOMAIN
+    | USER_AGENT
+    | USER_AGENT_SHORTENED
+    | API_KEY
+    | AUTHORIZED
+    | SIGNER;
 
 impl ConnectionInfo {
     pub fn encode(&self) -> Vec<u8> {
@@ -88,6 +108,7 @@ impl ConnectionInfo {
             connected_at_ms,
             api_key,
             authorized,
+            signer,
         } = self;
         let mut bytes = vec![VERSION, 0];
         let mut flags = 0;
@@ -127,6 +148,12 @@ impl ConnectionInfo {
         if let Some(authorized) = authorized {
             flags |= AUTHORIZED;
             authorized.encode(&mut bytes);
+        }
+        if let Some(Signer { account_id, access_key, user, user_arn }) = signer {
+            flags |= SIGNER;
+            for text in [account_id, access_key, user, user_arn] {
+                put_text(&mut bytes, text);
+            }
         }
         bytes[1] = flags;
         bytes
@@ -217,6 +244,16 @@ fn decode_version_1(
         None
     };
     let authorized = if has(AUTHORIZED) { Some(Authorized::decode(&mut reader)?) } else { None };
+    let signer = if has(SIGNER) {
+        Some(Signer {
+            account_id: reader.text()?.into(),
+            access_key: reader.text()?.into(),
+            user: reader.text()?.into(),
+            user_arn: reader.text()?.into(),
+        })
+    } else {
+        None
+    };
     reader.0.is_empty().then_some(ConnectionInfo {
         connection,
         api_id,
@@ -228,6 +265,7 @@ fn decode_version_1(
         connected_at_ms,
         api_key,
         authorized,
+        signer,
     })
 }
 
@@ -290,5 +328,52 @@ impl<'a> Reader<'a> {
 impl fmt::Debug for ApiKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ApiKey").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_can_be_read() {
+        let plain = ConnectionInfo {
+            connection: ConnectionId::from_random([7; 16]),
+            api_id: "chat".into(),
+            stage: "prod".into(),
+            domain_name: "localhost".into(),
+            host: "localhost:8080".into(),
+            source_ip: IpAddr::from([127, 0, 0, 1]),
+            user_agent: None,
+            connected_at_ms: 1_790_000_000_000,
+            api_key: None,
+            authorized: None,
+            signer: None,
+        };
+        let signer = Signer {
+            account_id: "123456789012".into(),
+            access_key: "AKIDADA".into(),
+            user: "ada".into(),
+            user_arn: "arn:aws:iam::123456789012:user/ada".into(),
+        };
+        let authorized = Authorized {
+            principal_id: "ada".into(),
+            context: vec![("plan".into(), "free".into()), ("level".into(), "7".into())],
+        };
+        let full = ConnectionInfo {
+            source_ip: IpAddr::from([1; 16]),
+            user_agent: Some("Mozilla/5.0 (X11; Linux x86_64)".into()),
+            api_key: Some(ApiKey { value: "secret".into(), id: "key".into() }),
+            authorized: Some(authorized),
+            signer: Some(signer),
+            ..plain.clone()
+        };
+        for info in [plain, full] {
+            let bytes = info.encode();
+            assert_eq!(ConnectionInfo::decode(info.connection, &bytes).as_ref(), Ok(&info));
+            for length in 0..bytes.len() {
+                assert!(ConnectionInfo::decode(info.connection, &bytes[..length]).is_err());
+            }
+        }
     }
 }

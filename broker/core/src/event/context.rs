@@ -67,11 +67,21 @@ pub(super) enum Occasion<'a> {
 #[serde(rename_all = "camelCase")]
 struct Identity<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
+    account_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     api_key: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     api_key_id: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    caller: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    access_key: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user_arn: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     user_agent: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user: Option<&'a str>,
     source_ip: std::net::IpAddr,
 }
 
@@ -133,8 +143,15 @@ impl<'a> RequestContext<'a> {
 
 impl<'a> Identity<'a> {
     fn new(info: &'a ConnectionInfo) -> Identity<'a> {
-        let api_key = info.api_key.as_ref();
+        let (api_key, signer) = (info.api_key.as_ref(), info.signer.as_ref());
+        // Of a user, both are its ID: they differ where a role was assumed.
+        let user = signer.map(|signer| &*signer.user);
         Identity {
+            account_id: signer.map(|signer| &*signer.account_id),
+            caller: user,
+            user,
+            access_key: signer.map(|signer| &*signer.access_key),
+            user_arn: signer.map(|signer| &*signer.user_arn),
             api_key: api_key.map(|key| &*key.value),
             api_key_id: api_key.map(|key| &*key.id),
             user_agent: info.user_agent.as_deref(),

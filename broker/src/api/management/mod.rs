@@ -72,6 +72,7 @@ impl Management {
         let caller = identity.confirm(&self.callers, &head, &body);
         let caller = caller.map_err(Refusal::Unauthenticated)?;
         caller.take().map_err(Refusal::Throttled)?;
+        self.gateway.charge_call().map_err(Refusal::Throttled)?;
         let stages = self.gateway.stages();
         let Some((stage, "" | "/")) = stages.resolve(host_of(&head), &target.prefix) else {
             return Err(Refusal::NoSuchPlace);
@@ -107,7 +108,7 @@ impl Management {
                 let frame = CloseFrame { code: 1000, reason: "Connection Closed Normally".into() };
                 self.gateway.close(id, scope, frame, deadline).await.map(|()| Done::Deleted)
             }
-            Verb::List | Verb::Admin => return Err(Refusal::Method),
+            Verb::List | Verb::Connect | Verb::Admin => return Err(Refusal::Method),
         };
         done.map_err(Refusal::Undelivered)
     }

@@ -16,6 +16,8 @@ pub enum Authorization {
     None,
     /// A function or a server is asked.
     Custom(AuthorizerSettings),
+    /// The handshake is signed.
+    Iam,
     /// A token is shown.
     Jwt(JwtAuthorizerSettings),
 }
@@ -24,6 +26,7 @@ pub enum Authorization {
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub(super) enum AuthorizationType {
     None,
+    AwsIam,
     Custom,
     Jwt,
 }
@@ -50,6 +53,7 @@ impl WrittenApi {
             .collect::<Result<BTreeMap<_, _>, Fault>>()?;
         let Some(connect) = connect else { return Ok(Authorization::None) };
         match (connect.kind(), &connect.authorizer_id) {
+            (AuthorizationType::AwsIam, _) => Ok(Authorization::Iam),
             (AuthorizationType::None, _) | (_, None) => Ok(Authorization::None),
             (kind, Some(id)) => match (kind, believed.remove(&*id.value)) {
                 (AuthorizationType::Custom, Some(Believed::Request(settings))) => {
