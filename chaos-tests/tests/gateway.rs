@@ -226,6 +226,9 @@ async fn pages_of_other_origins_are_kept_out() {
         ("https://example.org", false),
         ("http://chat.example", false),
         ("https://evil.example", false),
+        ("https://chat.example.evil.io", false),
+        ("https://evil-chat.example", false),
+        ("https://chat.example:8443", false),
         ("null", false),
     ] {
         let mut request = cluster.url(0).into_client_request().unwrap();

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "what is not as expected is to end a test")]
 
+use nix::sys::signal::Signal;
 use posthorn_chaos::backend::Backend;
 use posthorn_chaos::client::{Client, Refused};
 use posthorn_chaos::cluster::{Cluster, Options};
@@ -132,6 +133,30 @@ async fn the_account_has_a_limit_over_all_of_them() {
     let request = GetConnectionRequest { connection_id: "AAAAAAAAAAAAAAAAAAAAAA".to_owned() };
     let status = cluster.grpc(0).await.get_connection(request).await.unwrap_err();
     assert_eq!(status.code(), Code::ResourceExhausted);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_used_outlives_a_change_of_the_limits() {
+    let apis = LIMITS.to_owned();
+    let cluster = Cluster::start(Options { nodes: 1, apis, ..Options::default() }).await;
+    let mut client = enter(&cluster, "/limited/dev").await;
+    for answered in ["one", "two", "Too Many Requests"] {
+        client.send(if answered == "Too Many Requests" { "three" } else { answered }).await;
+        assert!(client.text().await.contains(answered));
+    }
+    let config =
+        cluster.config(0).replace("throttling_burst_limit: 2", "throttling_burst_limit: 3");
+    std::fs::write(cluster.config_path(0), config).unwrap();
+    cluster.node(0).signal(Signal::SIGHUP);
+    let applied = r#"posthorn_config_reloads_total{outcome="applied"}"#;
+    eventually("the new limits", || async {
+        (cluster.metric(0, applied).await? >= 1.0).then_some(())
+    })
+    .await;
+    for answered in ["four", "Too Many Requests"] {
+        client.send("four").await;
+        assert!(client.text().await.contains(answered), "one more, not three");
+    }
 }
 
 /// Two APIs that ask for keys, one in a header and one by its authorizer.
