@@ -113,8 +113,15 @@ impl Node {
             messages_max: config.edge.outbox_messages_max as usize,
         };
         let consensus = started.consensus.clone();
-        let gateway =
-            Gateway::new(consensus, fabric.clone(), stages, outbox_limits, metrics.clone());
+        let reply_bytes_max = config.api.payload_bytes_max as usize;
+        let gateway = Gateway::new(
+            consensus,
+            fabric.clone(),
+            stages,
+            outbox_limits,
+            reply_bytes_max,
+            metrics.clone(),
+        );
         let definitions = Definitions::new(&config, gateway.clone(), lasting, metrics);
         let watched_definitions = Watched::new(Arc::new(definitions));
         let listening = listeners.listening(fabric.local_address())?;

@@ -87,10 +87,14 @@ async fn invoke(
         return (StatusCode::NOT_FOUND, HeaderMap::new(), "no such path".to_owned());
     };
     let event: Value = serde_json::from_slice(&body).expect("an event is JSON");
+    let is_later = headers.get("x-amz-invocation-type").is_some_and(|kind| kind == "Event");
     let outcome = (desk.functions)(&function, &event);
     // Where nobody looks at invocations any more, the test is over.
     let _ = desk.invocations.send(Invocation { function, path, headers, body, event });
     let mut headers = HeaderMap::new();
+    if is_later {
+        return (StatusCode::ACCEPTED, headers, String::new());
+    }
     let answer = outcome.unwrap_or_else(|message| {
         headers.insert("x-amz-function-error", HeaderValue::from_static("Unhandled"));
         json!({ "errorMessage": message, "errorType": "Error" })

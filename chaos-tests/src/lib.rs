@@ -13,6 +13,7 @@ pub mod management;
 pub mod papers;
 pub mod process;
 pub mod raw;
+pub mod server;
 pub mod tools;
 
 use std::future::Future;

@@ -15,6 +15,7 @@ pub mod ids;
 pub mod liveness;
 pub mod mapping;
 pub mod message;
+pub mod model;
 pub mod outbox;
 pub mod placement;
 pub mod recent;

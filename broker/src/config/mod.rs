@@ -261,6 +261,7 @@ impl Config {
     }
 }
 
+/// Of one file. What they name is looked for beside it.
 fn believe_apis(
     file: &Path,
     written: &BTreeMap<Arc<str>, WrittenApi>,

@@ -144,7 +144,8 @@ pub struct ApiSettings {
     pub insecure: bool,
     /// What of a payload that is not UTF-8 and was posted by HTTP.
     pub non_utf8_payload: NonUtf8Payload,
-    /// A larger payload of a post is refused.
+    /// A larger payload of a post is refused, and so is a larger answer to a client's message, which
+    /// is told of an error instead.
     pub payload_bytes_max: u32,
     /// How long a post may take when the caller sets no deadline of its own.
     pub post_timeout_ms: Millis,

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use serde_path_to_error::Segment;
 use serde_saphyr::Spanned;
 
 /// Larger than any sensible configuration; it keeps a wrong path from filling the memory.
@@ -111,8 +112,8 @@ pub(super) fn read_with<T: DeserializeOwned>(
             .map_err(|rule| ConfigError::rule(Path::new("environment"), name, rule))?;
     }
     // The tree knows no lines. What the file alone has wrong was better said by the file.
-    serde_path_to_error::deserialize(tree).map_err(|error| {
-        let key = error.path().to_string();
+    serde_path_to_error::deserialize(&tree).map_err(|error| {
+        let key = key_of(error.path(), &tree);
         ConfigError::rule(file, &key, format!("{} (with the environment)", error.inner()))
     })
 }
@@ -155,20 +156,45 @@ fn whole(file: &Path) -> Result<String, ConfigError> {
 }
 
 fn parse<T: DeserializeOwned>(file: &Path, text: &str) -> Result<T, ConfigError> {
-    let mut path = String::new();
+    let mut key = String::new();
     let options = serde_saphyr::options! { with_snippet: false };
     let parsed = serde_saphyr::with_deserializer_from_str_with_options(text, options, |input| {
         serde_path_to_error::deserialize(input).map_err(|error| {
-            path = error.path().to_string();
+            key = key_of(error.path(), &serde_saphyr::from_str(text).unwrap_or_default());
             error.into_inner()
         })
     });
     parsed.map_err(|error: serde_saphyr::Error| {
         let place = error.location().map(|at| (at.line(), at.column()));
         let place = place.filter(|(line, _)| *line > 0);
-        let key = if path == "." { String::new() } else { path.clone() };
-        ConfigError { file: file.to_owned(), place, key, rule: rule_of(&error) }
+        ConfigError { file: file.to_owned(), place, key: key.clone(), rule: rule_of(&error) }
     })
+}
+
+/// A value that knows its place is read as the member `value` of something. What was not written
+/// is not named.
+fn key_of(path: &serde_path_to_error::Path, written: &Value) -> String {
+    let mut place = Some(written);
+    let mut key = String::new();
+    for segment in path {
+        let (name, inner) = match segment {
+            Segment::Map { key } => (key.clone(), place.and_then(|place| place.get(key))),
+            Segment::Seq { index } => {
+                (format!("[{index}]"), place.and_then(|place| place.get(index)))
+            }
+            Segment::Enum { variant } => (variant.clone(), None),
+            Segment::Unknown => continue,
+        };
+        if inner.is_none() && name == "value" {
+            continue;
+        }
+        if !key.is_empty() && !name.starts_with('[') {
+            key.push('.');
+        }
+        key.push_str(&name);
+        place = inner;
+    }
+    key
 }
 
 /// The library's message without its own account of the place, in one line.

@@ -100,6 +100,7 @@ impl<'a> Account<'a> {
         match &called {
             Ok(Answer { status: 400.., .. }) => route.metrics.integration_errors.increment(1),
             Ok(_) => (),
+            Err(CallError::NoTemplate) => route.metrics.client_errors.increment(1),
             Err(_) => route.metrics.execution_errors.increment(1),
         }
         if self.stage.access_log.is_some() {

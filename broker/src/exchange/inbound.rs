@@ -38,6 +38,8 @@ pub(super) const SUBPROTOCOL: &str = "sec-websocket-protocol";
 #[derive(Clone)]
 pub struct Inbound {
     consensus: Consensus,
+    /// A larger answer to a message is not sent: the client is told of an error.
+    reply_bytes_max: usize,
 }
 
 /// What a backend is told of a handshake.
@@ -103,8 +105,8 @@ impl HandshakeParts {
 }
 
 impl Inbound {
-    pub(super) fn new(consensus: Consensus) -> Inbound {
-        Inbound { consensus }
+    pub(super) fn new(consensus: Consensus, reply_bytes_max: usize) -> Inbound {
+        Inbound { consensus, reply_bytes_max }
     }
 
     /// Asks the backend whether a connection may be opened.
@@ -144,9 +146,10 @@ impl Inbound {
                     info!(api = %info.api_id, %error, "$connect failed");
                     let status = error.status();
                     ConnectAnswer::failed(match error {
-                        CallError::Overloaded | CallError::NotCalled(_) => {
-                            Verdict::Refused { status }
-                        }
+                        CallError::Overloaded
+                        | CallError::NotCalled(_)
+                        | CallError::NotMapped(_)
+                        | CallError::NoTemplate => Verdict::Refused { status },
                         CallError::Failed(_) | CallError::BadAnswer(_) | CallError::TimedOut(_) => {
                             Verdict::Unknown { status }
                         }
@@ -190,12 +193,17 @@ impl Inbound {
             refuse(Some(stage), Some(key), mailbox, metrics, ErrorFrame::TooManyRequests);
             return;
         }
-        if let Some(answer) = route.integration.answer_now(&mailbox.info, Some(&message)) {
-            if stage.access_log.is_some() {
-                let account = Account::new(stage, &mailbox.info, request(), EventType::Message);
-                account.with_route(Some(key)).end(200, None);
+        if route.request_models.as_ref().is_some_and(|models| !models.admit(&message)) {
+            let id = MessageId::from_random(random(), mailbox.info.connection);
+            refuse(Some(stage), Some(key), mailbox, metrics, |_| ErrorFrame::BadRequestBody(id));
+        } else if let Some(answer) = route.integration.answer_now(&mailbox.info, Some(&message)) {
+            let is_told = reply(mailbox, route, answer, self.reply_bytes_max);
+            if stage.access_log.is_some() || !is_told {
+                let request = request();
+                let failed = (!is_told).then_some(ErrorFrame::InternalServerError(request.id));
+                let account = Account::new(stage, &mailbox.info, request, EventType::Message);
+                end(&account.with_route(Some(key)), mailbox, metrics, failed);
             }
-            reply(mailbox, route, answer);
             mailbox.on_dispatched();
         } else if self.consensus.may_act() != Some(mailbox.owner) {
             mailbox.on_dispatched();
@@ -207,6 +215,7 @@ impl Inbound {
                 mailbox: mailbox.clone(),
                 request: request(),
                 message,
+                reply_bytes_max: self.reply_bytes_max,
             };
             tokio::spawn(dispatched.run());
         }
@@ -237,8 +246,16 @@ impl Inbound {
         let mut account = Account::of(stage, &event);
         let called = account.call(route, &event).await;
         account.end(called.as_ref().map_or_else(CallError::status, |answer| answer.status), None);
-        match called?.status {
-            status @ (429 | 500..) => Err(CallError::Failed(format!("it answered {status}"))),
+        match called {
+            // It would come to the same each time.
+            Err(error @ (CallError::NotMapped(_) | CallError::NoTemplate)) => {
+                info!(api = %info.api_id, %error, "$disconnect cannot be told");
+                Ok(())
+            }
+            Err(error) => Err(error),
+            Ok(Answer { status: status @ (429 | 500..), .. }) => {
+                Err(CallError::Failed(format!("it answered {status}")))
+            }
             _ => Ok(()),
         }
     }
@@ -252,11 +269,12 @@ struct Dispatched {
     mailbox: Arc<Mailbox>,
     request: Request,
     message: Message,
+    reply_bytes_max: usize,
 }
 
 impl Dispatched {
     async fn run(self) {
-        let Dispatched { stage, key, route, mailbox, request, message } = &self;
+        let Dispatched { stage, key, route, mailbox, request, message, reply_bytes_max } = &self;
         let event = Event::Message(MessageEvent {
             info: &mailbox.info,
             request: *request,
@@ -270,24 +288,15 @@ impl Dispatched {
         let failed = match account.call(route, &event).await {
             Ok(Answer { status: 500.., .. }) => Some(ErrorFrame::InternalServerError(request.id)),
             Ok(answer) => {
-                reply(mailbox, route, answer);
-                None
+                let is_told = reply(mailbox, route, answer, *reply_bytes_max);
+                (!is_told).then_some(ErrorFrame::InternalServerError(request.id))
             }
             Err(error) => {
                 info!(api = %mailbox.info.api_id, route = ?key, %error, "an integration failed");
-                Some(match error {
-                    CallError::TimedOut(_) => ErrorFrame::TimedOut(request.id),
-                    CallError::Overloaded
-                    | CallError::NotCalled(_)
-                    | CallError::Failed(_)
-                    | CallError::BadAnswer(_) => ErrorFrame::InternalServerError(request.id),
-                })
+                Some(frame_of(&error, request.id))
             }
         };
-        account.end(failed.map_or(200, ErrorFrame::status), failed.map(ErrorFrame::message));
-        if let Some(frame) = failed {
-            reply_error(mailbox, &route.metrics, frame);
-        }
+        end(&account, mailbox, &route.metrics, failed);
         mailbox.on_dispatched();
     }
 }
@@ -308,6 +317,8 @@ impl ConnectAnswer {
 fn judge(answer: Answer, parts: &HandshakeParts) -> ConnectAnswer {
     let Answer { status, headers, body } = answer;
     if !(200..300).contains(&status) {
+        // A status below says that another follows, or that the handshake has succeeded.
+        let status = if status < 200 { 500 } else { status };
         return ConnectAnswer {
             verdict: Verdict::Refused { status },
             subprotocol: None,
@@ -362,7 +373,7 @@ fn refuse(
     key: Option<&str>,
     mailbox: &Mailbox,
     metrics: &RouteMetrics,
-    frame: fn(RequestId) -> ErrorFrame,
+    frame: impl FnOnce(RequestId) -> ErrorFrame,
 ) {
     let request = request();
     let frame = frame(request.id);
@@ -375,9 +386,41 @@ fn refuse(
     mailbox.on_dispatched();
 }
 
-fn reply(mailbox: &Mailbox, route: &Route, answer: Answer) {
-    if let Some(body) = answer.body.filter(|_| route.is_two_way) {
-        put(mailbox, &route.metrics, body);
+/// Accounts for a message, and tells its client what failed, if anything did.
+fn end(
+    account: &Account<'_>,
+    mailbox: &Mailbox,
+    metrics: &RouteMetrics,
+    failed: Option<ErrorFrame>,
+) {
+    account.end(failed.map_or(200, ErrorFrame::status), failed.map(ErrorFrame::message));
+    if let Some(frame) = failed {
+        reply_error(mailbox, metrics, frame);
+    }
+}
+
+/// False if the answer should be told, and is too large for that.
+fn reply(mailbox: &Mailbox, route: &Route, answer: Answer, bytes_max: usize) -> bool {
+    match answer.body.filter(|_| route.is_two_way) {
+        Some(body) if body.payload.len() > bytes_max => {
+            info!(api = %mailbox.info.api_id, bytes = body.payload.len(), "an answer is too large");
+            return false;
+        }
+        Some(body) => put(mailbox, &route.metrics, body),
+        None => (),
+    }
+    true
+}
+
+fn frame_of(error: &CallError, request: RequestId) -> ErrorFrame {
+    match error {
+        CallError::TimedOut(_) => ErrorFrame::TimedOut(request),
+        CallError::NoTemplate => ErrorFrame::UnsupportedMediaType(request),
+        CallError::Overloaded
+        | CallError::NotCalled(_)
+        | CallError::NotMapped(_)
+        | CallError::Failed(_)
+        | CallError::BadAnswer(_) => ErrorFrame::InternalServerError(request),
     }
 }
 

@@ -86,12 +86,13 @@ impl Gateway {
         fabric: Fabric,
         stages: Stages,
         outbox_limits: OutboxLimits,
+        reply_bytes_max: usize,
         metrics: Arc<Metrics>,
     ) -> Arc<Gateway> {
         let mailboxes = Arc::new(Mailboxes::default());
         let outbound = Outbound::new(mailboxes.clone(), consensus.clone(), fabric, metrics.clone());
         let stages = RwLock::new(Arc::new(stages));
-        let inbound = Inbound::new(consensus.clone());
+        let inbound = Inbound::new(consensus.clone(), reply_bytes_max);
         Arc::new(Gateway {
             mailboxes,
             outbound: Arc::new(outbound),

@@ -8,6 +8,7 @@ use posthorn_core::address::{Addresses, Target};
 use posthorn_core::auth::origin::OriginRules;
 use posthorn_core::auth::usage_plan::{Usage, UsagePlans};
 use posthorn_core::event::connection_info::ConnectionInfo;
+use posthorn_core::model::RequestModels;
 use posthorn_core::route::table::{RouteKey, RouteTable};
 
 use crate::config::Config;
@@ -77,6 +78,8 @@ pub struct Route {
     pub metrics: Arc<RouteMetrics>,
     /// Whether what the integration answers goes back to the client.
     pub is_two_way: bool,
+    /// What a message must fit to be given to the integration.
+    pub request_models: Option<RequestModels>,
     /// For messages.
     pub limiter: Option<Limiter>,
 }
@@ -190,6 +193,7 @@ impl Maker<'_> {
                 integration: integrations.get(&route.integration)?.clone(),
                 metrics: Arc::new(stage_metrics.route(key.as_str())),
                 is_two_way: route.is_two_way,
+                request_models: route.request_models.clone(),
                 limiter: limiter(key.as_str()),
             };
             Some((key.clone(), route))

@@ -46,7 +46,8 @@ impl Authorizer {
         let asked = async {
             match &self.target {
                 AuthorizerTarget::Lambda(function) => {
-                    let invoked = self.clients.lambda.invoke(function, event.to_json()).await;
+                    let invoked =
+                        self.clients.lambda.invoke(function, event.to_json().into(), &[]).await;
                     match invoked.map_err(|error| failed(&error))? {
                         Invoked::Returned(answer) => Ok(answer),
                         Invoked::Threw(error) => Err(thrown(&error)),

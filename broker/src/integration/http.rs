@@ -12,6 +12,7 @@ use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use posthorn_core::event::proxy::Event;
 use posthorn_core::message::{Message, MessageKind};
 
 use crate::integration::{Answer, CallError};
@@ -27,6 +28,9 @@ pub(super) const USER_AGENT: &str = concat!("posthorn/", env!("CARGO_PKG_VERSION
 pub struct HttpClient {
     client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
 }
+
+/// Status, headers and body.
+type Parts = (u16, Vec<(String, String)>, Message);
 
 /// What a server answered, read to its end.
 pub(super) struct HttpAnswer {
@@ -97,9 +101,31 @@ impl Default for HttpClient {
 
 impl HttpAnswer {
     /// The status is the verdict on `$connect`; the body, if it is not empty, is the reply to the
-    /// client: a binary message where the content type is `application/octet-stream` or the body
-    /// is not UTF-8, a text message otherwise.
-    pub(super) fn into_answer(self) -> Answer {
+    /// client.
+    pub(super) fn into_answer(self, event: &Event<'_>) -> Result<Answer, CallError> {
+        if let Event::Connect(_) = event {
+            // The client is told of the body's encoding, and may have asked for it.
+            let (status, headers, body) = self.parts();
+            return Ok(Answer { status, headers, body: Some(body) });
+        }
+        let (status, headers, body) = self.into_parts()?;
+        let body = Some(body).filter(|body| !body.payload.is_empty());
+        Ok(Answer { status, headers, body })
+    }
+
+    /// Refuses a body that is encoded: nobody asked for it, and a message has no header to say so.
+    pub(super) fn into_parts(self) -> Result<Parts, CallError> {
+        match self.headers.get("content-encoding") {
+            Some(encoding) if encoding != "identity" => {
+                Err(CallError::BadAnswer(format!("its body is encoded: {encoding:?}")))
+            }
+            _ => Ok(self.parts()),
+        }
+    }
+
+    /// The body is a binary message where the content type is `application/octet-stream` or the
+    /// body is not UTF-8, a text message otherwise.
+    fn parts(self) -> Parts {
         let HttpAnswer { status, headers, body } = self;
         let content_type = headers.get("content-type").and_then(|value| value.to_str().ok());
         let is_binary =
@@ -108,8 +134,7 @@ impl HttpAnswer {
             true => MessageKind::Binary,
             false => MessageKind::Text,
         };
-        let body = (!body.is_empty()).then_some(Message { kind, payload: body });
-        Answer { status, headers: owned(&headers), body }
+        (status, owned(&headers), Message { kind, payload: body })
     }
 }
 

@@ -1,29 +1,28 @@
 //! An HTTP server that is told of each event: the Lambda-proxy event as JSON in a POST.
 
-use bytes::Bytes;
-use http_body_util::Full;
-use hyper::{Request, Uri};
-use posthorn_core::event::proxy::Event;
+use std::sync::Arc;
 
-use crate::integration::http::{HttpClient, USER_AGENT};
+use posthorn_core::event::proxy::Event;
+use posthorn_core::mapping::parameters::RequestParameters;
+
+use crate::integration::http::USER_AGENT;
+use crate::integration::http_target::{HttpTarget, map};
 use crate::integration::{Answer, CallError};
 
 pub(super) struct HttpEvent {
-    client: HttpClient,
-    uri: Uri,
+    target: HttpTarget,
+    parameters: Arc<RequestParameters>,
 }
 
 impl HttpEvent {
-    pub(super) fn new(client: HttpClient, uri: Uri) -> HttpEvent {
-        HttpEvent { client, uri }
+    pub(super) fn new(target: HttpTarget, parameters: Arc<RequestParameters>) -> HttpEvent {
+        HttpEvent { target, parameters }
     }
 
     pub(super) async fn call(&self, event: &Event<'_>) -> Result<Answer, CallError> {
-        let request = Request::post(self.uri.clone())
-            .header("content-type", "application/json")
-            .header("user-agent", USER_AGENT)
-            .body(Full::new(Bytes::from(event.to_json())))
-            .map_err(|error| CallError::NotCalled(error.to_string()))?;
-        self.client.send(request).await.map(|answer| answer.into_answer())
+        let headers = [("content-type", "application/json"), ("user-agent", USER_AGENT)];
+        let mapped = map(&self.parameters, event)?;
+        let answer = self.target.send(&headers, "", event.to_json().into(), &mapped).await?;
+        answer.into_answer(event)
     }
 }

@@ -1,13 +1,16 @@
 //! An HTTP server that gets what the client sent, as it is: the handshake's headers and query for
-//! `$connect`, the message's bytes as a body otherwise.
+//! `$connect`, the message's bytes as a body otherwise; and what is mapped beside.
+
+use std::sync::Arc;
 
 use bytes::Bytes;
-use http_body_util::Full;
-use hyper::{Method, Request, Uri};
 use posthorn_core::event::proxy::{ConnectEvent, Event};
-use posthorn_core::message::{Message, MessageKind};
+use posthorn_core::mapping::content::ContentHandling;
+use posthorn_core::mapping::parameters::{Mapped, RequestParameters};
+use posthorn_core::message::Message;
 
-use crate::integration::http::{HttpClient, USER_AGENT};
+use crate::integration::http::HttpAnswer;
+use crate::integration::http_target::{HttpTarget, map};
 use crate::integration::{Answer, CallError};
 
 /// Of the handshake's headers, those that belong to one hop, that speak of a body which a handshake
@@ -28,58 +31,47 @@ const NOT_PASSED_ON: &[&str] = &[
 ];
 
 pub(super) struct HttpProxy {
-    client: HttpClient,
-    method: Method,
-    uri: Uri,
+    target: HttpTarget,
+    parameters: Arc<RequestParameters>,
+    content_handling: Option<ContentHandling>,
 }
 
 impl HttpProxy {
-    pub(super) fn new(client: HttpClient, method: Method, uri: Uri) -> HttpProxy {
-        HttpProxy { client, method, uri }
+    pub(super) fn new(
+        target: HttpTarget,
+        parameters: Arc<RequestParameters>,
+        content_handling: Option<ContentHandling>,
+    ) -> HttpProxy {
+        HttpProxy { target, parameters, content_handling }
     }
 
     pub(super) async fn call(&self, event: &Event<'_>) -> Result<Answer, CallError> {
-        let mut request = Request::builder().method(self.method.clone());
-        let body = match event {
-            Event::Connect(connect) => {
-                for (name, value) in connect.handshake.integration_headers().pairs() {
-                    if !NOT_PASSED_ON.iter().any(|other| other.eq_ignore_ascii_case(name)) {
-                        request = request.header(name, value);
-                    }
-                }
-                request = request.uri(self.uri_with_query(connect)?);
-                Bytes::new()
-            }
+        let mapped = map(&self.parameters, event)?;
+        let answer = match event {
+            Event::Connect(connect) => self.pass_on(connect, &mapped).await?,
             Event::Message(message) => {
-                let content_type = content_type(message.message);
-                request = request.uri(self.uri.clone()).header("content-type", content_type);
-                request = request.header("user-agent", USER_AGENT);
-                message.message.payload.clone()
+                let body = message.message.clone();
+                let body = match self.content_handling {
+                    Some(handling) => handling.convert(body),
+                    None => Ok(body),
+                };
+                let body = body.map_err(|error| CallError::NotMapped(error.to_string()))?;
+                self.target.send_message(body, &mapped).await?
             }
-            Event::Disconnect(_) => {
-                request = request.uri(self.uri.clone()).header("user-agent", USER_AGENT);
-                Bytes::new()
-            }
+            Event::Disconnect(_) => self.target.send_message(Message::text(""), &mapped).await?,
         };
-        let request = request.body(Full::new(body));
-        let request = request.map_err(|error| CallError::NotCalled(error.to_string()))?;
-        self.client.send(request).await.map(|answer| answer.into_answer())
+        answer.into_answer(event)
     }
 
-    fn uri_with_query(&self, connect: &ConnectEvent<'_>) -> Result<Uri, CallError> {
-        let query = connect.handshake.query;
-        if query.is_empty() {
-            return Ok(self.uri.clone());
-        }
-        let join = if self.uri.query().is_some() { '&' } else { '?' };
-        let uri = format!("{}{join}{query}", self.uri);
-        uri.parse().map_err(|_| CallError::NotCalled("the query cannot be passed on".to_owned()))
-    }
-}
-
-fn content_type(message: &Message) -> &'static str {
-    match message.kind {
-        MessageKind::Text => "application/json",
-        MessageKind::Binary => "application/octet-stream",
+    async fn pass_on(
+        &self,
+        connect: &ConnectEvent<'_>,
+        mapped: &Mapped,
+    ) -> Result<HttpAnswer, CallError> {
+        let headers = connect.handshake.integration_headers();
+        let is_passed_on =
+            |name: &str| !NOT_PASSED_ON.iter().any(|other| other.eq_ignore_ascii_case(name));
+        let headers: Vec<_> = headers.pairs().filter(|(name, _)| is_passed_on(name)).collect();
+        self.target.send(&headers, connect.handshake.query, Bytes::new(), mapped).await
     }
 }

@@ -11,11 +11,13 @@ use hyper::{Request, Uri};
 use posthorn_core::auth::sigv4::{self, Scope};
 use posthorn_core::event::answer::Answer as ProxyAnswer;
 use posthorn_core::event::proxy::Event;
+use posthorn_core::mapping::parameters::RequestParameters;
 
 use crate::clock::epoch_ms;
 use crate::config::api::FunctionName;
 use crate::config::aws::AwsSettings;
 use crate::integration::http::{HttpClient, USER_AGENT};
+use crate::integration::http_target::map;
 use crate::integration::{Answer, CallError};
 
 const SERVICE: &str = "lambda";
@@ -31,6 +33,7 @@ pub struct LambdaClient {
 
 /// What a function answered.
 pub(super) enum Invoked {
+    /// Of a function that was called as an event, and runs later: nothing.
     Returned(Bytes),
     /// It was run and failed: with an object that has `errorMessage`, mostly.
     Threw(Bytes),
@@ -40,6 +43,8 @@ pub(super) enum Invoked {
 pub(super) struct AwsProxy {
     lambda: LambdaClient,
     function: FunctionName,
+    /// Headers of the call.
+    parameters: Arc<RequestParameters>,
 }
 
 impl LambdaClient {
@@ -51,18 +56,20 @@ impl LambdaClient {
         &self.aws
     }
 
+    /// `headers` are those of the Invoke API, and go before what we say ourselves.
     pub(super) async fn invoke(
         &self,
         function: &FunctionName,
-        payload: Vec<u8>,
+        payload: Bytes,
+        headers: &[(String, String)],
     ) -> Result<Invoked, CallError> {
-        let request = self.request(function, payload)?;
+        let request = self.request(function, payload, headers)?;
         let answer = self.client.send(request).await?;
         match answer.status {
             200 if answer.headers.contains_key("x-amz-function-error") => {
                 Ok(Invoked::Threw(answer.body))
             }
-            200 => Ok(Invoked::Returned(answer.body)),
+            200 | 202 | 204 => Ok(Invoked::Returned(answer.body)),
             status => {
                 let text = format!("{}: {status}: {}", function.as_str(), excerpt(&answer.body));
                 // It was turned away before the function was run.
@@ -75,7 +82,8 @@ impl LambdaClient {
     fn request(
         &self,
         function: &FunctionName,
-        payload: Vec<u8>,
+        payload: Bytes,
+        mapped: &[(String, String)],
     ) -> Result<Request<Full<Bytes>>, CallError> {
         let refused = |error: &dyn fmt::Display| CallError::NotCalled(error.to_string());
         let endpoint = &self.aws.lambda_endpoint;
@@ -91,21 +99,28 @@ impl LambdaClient {
             .path_and_query(&*path)
             .build()
             .map_err(|error| refused(&error))?;
-        let headers = [
+        let ours = [
             ("host", authority),
             ("content-type", "application/json"),
             ("x-amz-invocation-type", "RequestResponse"),
         ];
+        let is_mapped =
+            |name: &str| mapped.iter().any(|(other, _)| other.eq_ignore_ascii_case(name));
+        let ours = ours.into_iter().filter(|(name, _)| !is_mapped(name));
+        let headers = ours.chain(mapped.iter().map(|(name, value)| (&**name, &**value)));
+        let headers: Vec<(&str, &str)> = headers.collect();
         let mut request = Request::post(uri).header("user-agent", USER_AGENT);
-        for (name, value) in headers {
-            request = request.header(name, value);
+        for (name, value) in &headers {
+            request = request.header(*name, *value);
         }
         if let Some(credentials) = &self.aws.credentials {
+            let headers: Vec<_> =
+                headers.iter().map(|(name, value)| (*name, value.as_bytes())).collect();
             let signed = sigv4::Request {
                 method: "POST",
                 path: &path,
                 query: "",
-                headers: &headers.map(|(name, value)| (name, value.as_bytes())),
+                headers: &headers,
                 body: &payload,
             };
             let scope = Scope { region: &self.aws.region, service: SERVICE };
@@ -114,20 +129,26 @@ impl LambdaClient {
                 request = request.header(name, value);
             }
         }
-        request.body(Full::new(Bytes::from(payload))).map_err(|error| refused(&error))
+        request.body(Full::new(payload)).map_err(|error| refused(&error))
     }
 }
 
 impl AwsProxy {
-    pub(super) fn new(lambda: LambdaClient, function: FunctionName) -> AwsProxy {
-        AwsProxy { lambda, function }
+    pub(super) fn new(
+        lambda: LambdaClient,
+        function: FunctionName,
+        parameters: Arc<RequestParameters>,
+    ) -> AwsProxy {
+        AwsProxy { lambda, function, parameters }
     }
 
     /// What the function returns for `$disconnect` is nobody's: it is not even read.
     pub(super) async fn call(&self, event: &Event<'_>) -> Result<Answer, CallError> {
         let function = self.function.as_str();
-        match self.lambda.invoke(&self.function, event.to_json()).await? {
-            Invoked::Returned(_) if matches!(event, Event::Disconnect(_)) => {
+        let mapped = map(&self.parameters, event)?;
+        let invoked = self.lambda.invoke(&self.function, event.to_json().into(), &mapped.headers);
+        match invoked.await? {
+            Invoked::Returned(body) if matches!(event, Event::Disconnect(_)) || body.is_empty() => {
                 Ok(Answer { status: 200, headers: Vec::new(), body: None })
             }
             Invoked::Returned(body) => {
@@ -145,6 +166,6 @@ impl AwsProxy {
     }
 }
 
-fn excerpt(body: &[u8]) -> String {
+pub(super) fn excerpt(body: &[u8]) -> String {
     String::from_utf8_lossy(body).chars().take(ERROR_CHARS_MAX).collect()
 }

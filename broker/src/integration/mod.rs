@@ -4,10 +4,12 @@
 //! * No call is repeated here: who owes one repeats it.
 
 mod authorizer;
+mod custom;
 mod grpc;
 mod http;
 mod http_event;
 mod http_proxy;
+mod http_target;
 pub mod key_sets;
 mod lambda;
 mod mock;
@@ -23,10 +25,12 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use crate::config::api::{IntegrationKind, IntegrationSettings};
 use crate::config::aws::AwsSettings;
 pub use crate::integration::authorizer::{Authorizer, AuthorizerError};
+use crate::integration::custom::{Backend, Custom};
 use crate::integration::grpc::Grpc;
 use crate::integration::http::HttpClient;
 use crate::integration::http_event::HttpEvent;
 use crate::integration::http_proxy::HttpProxy;
+use crate::integration::http_target::HttpTarget;
 use crate::integration::key_sets::KeySets;
 use crate::integration::lambda::{AwsProxy, LambdaClient};
 use crate::integration::mock::Mock;
@@ -53,6 +57,7 @@ pub struct Integration {
 
 enum Kind {
     AwsProxy(Box<AwsProxy>),
+    Custom(Box<Custom>),
     Grpc(Box<Grpc>),
     HttpEvent(Box<HttpEvent>),
     HttpProxy(Box<HttpProxy>),
@@ -77,6 +82,12 @@ pub enum CallError {
     /// Certainly not called.
     #[error("{0}")]
     NotCalled(String),
+    /// Not called: no request could be made of the event.
+    #[error("{0}")]
+    NotMapped(String),
+    /// Not called: there is no template for the message, and without one it may not pass.
+    #[error("there is no template for this message")]
+    NoTemplate,
     /// Perhaps called.
     #[error("no answer within {} ms", .0.as_millis())]
     TimedOut(Duration),
@@ -117,7 +128,8 @@ impl CallError {
         match self {
             CallError::Overloaded => 503,
             CallError::NotCalled(_) | CallError::Failed(_) => 502,
-            CallError::BadAnswer(_) => 500,
+            CallError::NotMapped(_) | CallError::BadAnswer(_) => 500,
+            CallError::NoTemplate => 415,
             CallError::TimedOut(_) => 504,
         }
     }
@@ -126,9 +138,11 @@ impl CallError {
         match self {
             CallError::Overloaded => Called::Overloaded,
             CallError::TimedOut(_) => Called::TimedOut,
-            CallError::NotCalled(_) | CallError::Failed(_) | CallError::BadAnswer(_) => {
-                Called::Failed
-            }
+            CallError::NotCalled(_)
+            | CallError::NotMapped(_)
+            | CallError::NoTemplate
+            | CallError::Failed(_)
+            | CallError::BadAnswer(_) => Called::Failed,
         }
     }
 }
@@ -139,19 +153,29 @@ impl Integration {
         clients: &Clients,
         metrics: Arc<Metrics>,
     ) -> Integration {
-        let kind = match &settings.kind {
-            IntegrationKind::AwsProxy { function } => {
-                Kind::AwsProxy(Box::new(AwsProxy::new(clients.lambda.clone(), function.clone())))
+        let Clients { http, lambda, .. } = clients;
+        let target = |address| HttpTarget::new(http.clone(), address);
+        let custom = |backend, mapping| Kind::Custom(Box::new(Custom::new(backend, mapping)));
+        let kind = match settings.kind.clone() {
+            IntegrationKind::Aws { function, mapping } => {
+                custom(Backend::Lambda { lambda: lambda.clone(), function }, mapping)
             }
-            IntegrationKind::Grpc { uri } => Kind::Grpc(Box::new(Grpc::new(uri))),
-            IntegrationKind::HttpEvent { uri } => {
-                Kind::HttpEvent(Box::new(HttpEvent::new(clients.http.clone(), uri.clone())))
+            IntegrationKind::AwsProxy { function, parameters } => {
+                Kind::AwsProxy(Box::new(AwsProxy::new(lambda.clone(), function, parameters)))
             }
-            IntegrationKind::HttpProxy { method, uri } => {
-                let (client, method) = (clients.http.clone(), method.clone());
-                Kind::HttpProxy(Box::new(HttpProxy::new(client, method, uri.clone())))
+            IntegrationKind::Grpc { uri } => Kind::Grpc(Box::new(Grpc::new(&uri))),
+            IntegrationKind::Http { address, mapping } => {
+                custom(Backend::Http(target(address)), mapping)
             }
-            IntegrationKind::Mock { response } => Kind::Mock(Mock::new(response.clone())),
+            IntegrationKind::HttpEvent { address, parameters } => {
+                Kind::HttpEvent(Box::new(HttpEvent::new(target(address), parameters)))
+            }
+            IntegrationKind::HttpProxy { address, parameters, content_handling } => {
+                let proxy = HttpProxy::new(target(address), parameters, content_handling);
+                Kind::HttpProxy(Box::new(proxy))
+            }
+            IntegrationKind::Mock { response } => Kind::Mock(Mock::new(response)),
+            IntegrationKind::MockMapped { mapping } => custom(Backend::Mock, mapping),
         };
         Integration {
             kind,
@@ -164,14 +188,22 @@ impl Integration {
 
     /// Whether it answers by itself.
     pub fn is_mock(&self) -> bool {
-        matches!(self.kind, Kind::Mock(_))
+        match &self.kind {
+            Kind::Mock(_) => true,
+            Kind::Custom(custom) => custom.is_mock(),
+            Kind::AwsProxy(_) | Kind::Grpc(_) | Kind::HttpEvent(_) | Kind::HttpProxy(_) => false,
+        }
     }
 
     /// The answer, where it needs nobody else.
     pub fn answer_now(&self, info: &ConnectionInfo, message: Option<&Message>) -> Option<Answer> {
         match &self.kind {
             Kind::Mock(mock) => Some(mock.answer(info, message)),
-            Kind::AwsProxy(_) | Kind::Grpc(_) | Kind::HttpEvent(_) | Kind::HttpProxy(_) => None,
+            Kind::AwsProxy(_)
+            | Kind::Custom(_)
+            | Kind::Grpc(_)
+            | Kind::HttpEvent(_)
+            | Kind::HttpProxy(_) => None,
         }
     }
 
@@ -196,6 +228,7 @@ impl Integration {
         let _place = self.take_place().await?;
         match &self.kind {
             Kind::AwsProxy(lambda) => lambda.call(event).await,
+            Kind::Custom(custom) => custom.call(event).await,
             Kind::Grpc(grpc) => grpc.call(event).await,
             Kind::HttpEvent(http) => http.call(event).await,
             Kind::HttpProxy(http) => http.call(event).await,

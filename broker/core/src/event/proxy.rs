@@ -75,6 +75,8 @@ pub struct AuthorizerEvent<'a> {
     pub stage_variables: &'a StageVariables,
 }
 
+const JSON: &str = "maps with text for keys, of texts and numbers, are JSON";
+
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct ProxyEvent<'a> {
@@ -117,6 +119,24 @@ impl<'a> Event<'a> {
         }
     }
 
+    /// `$context`: the `requestContext` of the event.
+    pub fn context_json(&self) -> String {
+        let context = match self {
+            Event::Connect(event) => event.context(),
+            Event::Message(event) => event.context(),
+            Event::Disconnect(event) => event.context(),
+        };
+        serde_json::to_string(&context).expect(JSON)
+    }
+
+    pub fn stage_variables(&self) -> &'a StageVariables {
+        match self {
+            Event::Connect(event) => event.stage_variables,
+            Event::Message(event) => event.stage_variables,
+            Event::Disconnect(event) => event.stage_variables,
+        }
+    }
+
     pub fn info(&self) -> &'a ConnectionInfo {
         match self {
             Event::Connect(event) => event.info,
@@ -134,47 +154,48 @@ impl<'a> Event<'a> {
     }
 }
 
-impl ConnectEvent<'_> {
+impl<'a> ConnectEvent<'a> {
     pub fn to_json(&self) -> Vec<u8> {
-        let ConnectEvent {
-            info,
-            request,
-            handshake,
-            authorizer_latency_ms,
-            stage_variables,
-            origin,
-        } = *self;
-        let occasion = Occasion::Connect { authorizer_latency_ms };
-        let context = RequestContext::new(info, request, &occasion, origin);
+        let ConnectEvent { handshake, stage_variables, .. } = *self;
         let (headers, query) = (handshake.integration_headers(), handshake.query_fields());
-        let event = ProxyEvent::new(context, stage_variables);
+        let event = ProxyEvent::new(self.context(), stage_variables);
         let event = event.with_headers(&headers);
         json(&if query.is_empty() { event } else { event.with_query(&query) })
     }
+
+    fn context(&self) -> RequestContext<'a> {
+        let ConnectEvent { info, request, authorizer_latency_ms, origin, .. } = *self;
+        RequestContext::new(info, request, &Occasion::Connect { authorizer_latency_ms }, origin)
+    }
 }
 
-impl MessageEvent<'_> {
+impl<'a> MessageEvent<'a> {
     pub fn to_json(&self) -> Vec<u8> {
-        let MessageEvent { info, request, route_key, message_id, message, stage_variables, origin } =
-            *self;
-        let occasion = Occasion::Message { route_key, id: message_id };
-        let context = RequestContext::new(info, request, &occasion, origin);
+        let MessageEvent { message, stage_variables, .. } = *self;
         let (body, is_base64_encoded) = match message.kind {
             MessageKind::Text => (String::from_utf8_lossy(&message.payload), false),
             MessageKind::Binary => (STANDARD.encode(&message.payload).into(), true),
         };
-        let event = ProxyEvent::new(context, stage_variables);
+        let event = ProxyEvent::new(self.context(), stage_variables);
         json(&ProxyEvent { body: Some(body), is_base64_encoded, ..event })
+    }
+
+    fn context(&self) -> RequestContext<'a> {
+        let MessageEvent { info, request, route_key, message_id, origin, .. } = *self;
+        RequestContext::new(info, request, &Occasion::Message { route_key, id: message_id }, origin)
     }
 }
 
-impl DisconnectEvent<'_> {
+impl<'a> DisconnectEvent<'a> {
     pub fn to_json(&self) -> Vec<u8> {
-        let DisconnectEvent { info, request, status_code, reason, stage_variables, origin } = *self;
-        let occasion = Occasion::Disconnect { status_code, reason };
-        let context = RequestContext::new(info, request, &occasion, origin);
+        let DisconnectEvent { info, stage_variables, .. } = *self;
         let headers = disconnect_headers(&info.host);
-        json(&ProxyEvent::new(context, stage_variables).with_headers(&headers))
+        json(&ProxyEvent::new(self.context(), stage_variables).with_headers(&headers))
+    }
+
+    fn context(&self) -> RequestContext<'a> {
+        let DisconnectEvent { info, request, status_code, reason, origin, .. } = *self;
+        RequestContext::new(info, request, &Occasion::Disconnect { status_code, reason }, origin)
     }
 }
 
@@ -225,5 +246,5 @@ impl<'a> ProxyEvent<'a> {
 }
 
 fn json(event: &impl Serialize) -> Vec<u8> {
-    serde_json::to_vec(event).expect("maps with text for keys, of texts and numbers, are JSON")
+    serde_json::to_vec(event).expect(JSON)
 }

@@ -7,7 +7,10 @@
 //! ```
 
 pub mod content;
+pub mod custom;
+pub mod facts;
 pub mod parameters;
 pub mod responses;
 pub mod templates;
+pub mod uri;
 mod value;

@@ -127,6 +127,27 @@ impl RequestParameters {
         Ok(())
     }
 
+    /// Whether nothing is mapped, so that no source is needed.
+    pub fn is_empty(&self) -> bool {
+        let RequestParameters { headers, query, path } = self;
+        headers.is_empty() && query.is_empty() && path.is_empty()
+    }
+
+    /// Of the headers that are set.
+    pub fn header_names(&self) -> impl Iterator<Item = &str> {
+        self.headers.iter().map(|(name, _)| &**name)
+    }
+
+    /// Of the parameters that a path is to have places for.
+    pub fn path_names(&self) -> impl Iterator<Item = &str> {
+        self.path.iter().map(|(name, _)| &**name)
+    }
+
+    /// Whether a query is appended to.
+    pub fn has_query(&self) -> bool {
+        !self.query.is_empty()
+    }
+
     pub fn map(&self, source: &Source<'_>) -> Result<Mapped, MapError> {
         let RequestParameters { headers, query, path } = self;
         Ok(Mapped {

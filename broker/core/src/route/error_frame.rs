@@ -1,8 +1,9 @@
 //! What a client is told when its message came to nothing. The socket stays open.
 //!
 //! The texts are API Gateway's to the space, because clients compare them: the first two as recorded
-//! from it, "Bad request body" as its documentation prints it. "Endpoint request timed out" and "Too
-//! Many Requests" are its words for the same over HTTP; what it says on a socket is not known.
+//! from it, "Bad request body" as its documentation prints it. "Endpoint request timed out", "Too
+//! Many Requests" and "Unsupported Media Type" are its words for the same over HTTP; what it says on
+//! a socket is not known.
 
 use crate::event::ids::{MessageId, RequestId};
 use crate::ids::ConnectionId;
@@ -17,6 +18,8 @@ pub enum ErrorFrame {
     TimedOut(RequestId),
     /// The message was one too many for its route.
     TooManyRequests(RequestId),
+    /// There is no template for the message, and without one it may not pass.
+    UnsupportedMediaType(RequestId),
     /// The message does not fit the route's model.
     BadRequestBody(MessageId),
 }
@@ -28,7 +31,8 @@ impl ErrorFrame {
             ErrorFrame::Forbidden(request)
             | ErrorFrame::InternalServerError(request)
             | ErrorFrame::TimedOut(request)
-            | ErrorFrame::TooManyRequests(request) => failed(why, connection, request),
+            | ErrorFrame::TooManyRequests(request)
+            | ErrorFrame::UnsupportedMediaType(request) => failed(why, connection, request),
             ErrorFrame::BadRequestBody(message) => format!(
                 r#"{{"message" : "{why}", "connectionId": "{connection}", "messageId": "{message}"}}"#
             ),
@@ -41,6 +45,7 @@ impl ErrorFrame {
             ErrorFrame::InternalServerError(_) => "Internal server error",
             ErrorFrame::TimedOut(_) => "Endpoint request timed out",
             ErrorFrame::TooManyRequests(_) => "Too Many Requests",
+            ErrorFrame::UnsupportedMediaType(_) => "Unsupported Media Type",
             ErrorFrame::BadRequestBody(_) => "Bad request body",
         }
     }
@@ -52,6 +57,7 @@ impl ErrorFrame {
             ErrorFrame::InternalServerError(_) => 500,
             ErrorFrame::TimedOut(_) => 504,
             ErrorFrame::TooManyRequests(_) => 429,
+            ErrorFrame::UnsupportedMediaType(_) => 415,
             ErrorFrame::BadRequestBody(_) => 400,
         }
     }
@@ -77,6 +83,7 @@ mod tests {
             (ErrorFrame::InternalServerError(request), "Internal server error"),
             (ErrorFrame::TimedOut(request), "Endpoint request timed out"),
             (ErrorFrame::TooManyRequests(request), "Too Many Requests"),
+            (ErrorFrame::UnsupportedMediaType(request), "Unsupported Media Type"),
         ] {
             let text = [
                 r#"{"message": ""#,

@@ -5,9 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::{Method, Uri};
+use posthorn_core::mapping::content::ContentHandling;
+use posthorn_core::mapping::custom::CustomMapping;
+use posthorn_core::mapping::parameters::RequestParameters;
+use posthorn_core::mapping::uri::UriTemplate;
 use serde::Deserialize;
 use serde_saphyr::Spanned;
 
+use crate::config::api::mapping::{
+    self, ContentHandlingStrategy, PassthroughBehavior, Texts, WrittenRequest, WrittenResponse,
+};
 use crate::config::api::variables::substitute;
 use crate::config::source::Fault;
 
@@ -19,8 +26,15 @@ const CONCURRENCY_DEFAULT: usize = 1024;
 const INVOCATION_BEGIN: &str = ":lambda:path/2015-03-31/functions/";
 const INVOCATION_END: &str = "/invocations";
 
+/// What of an answer is compared with the keys of `integration_responses`, as API Gateway has it.
+const BY_STATUS: &str = "$integration.response.statuscode";
+const BY_ERROR_MESSAGE: &str = "$integration.response.body.errorMessage";
+/// What a call of Lambda's Invoke API may be told beside its payload.
+const INVOKE_HEADERS: &[&str] =
+    &["x-amz-client-context", "x-amz-invocation-type", "x-amz-log-type"];
+
 /// An integration of one stage: with the stage's variables filled in.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct IntegrationSettings {
     pub kind: IntegrationKind,
     pub timeout: Duration,
@@ -28,28 +42,53 @@ pub struct IntegrationSettings {
     pub concurrency_max: usize,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum IntegrationKind {
-    /// The Lambda-proxy event as JSON in a POST to this address; what it answers is the reply.
-    HttpEvent {
-        uri: Uri,
-    },
-    /// The client's message, or its handshake, as a request; what it answers is the reply.
-    HttpProxy {
-        method: Method,
-        uri: Uri,
+    /// What the request template made, to a Lambda function.
+    Aws {
+        function: FunctionName,
+        mapping: Arc<CustomMapping>,
     },
     /// The Lambda-proxy event to a Lambda function, which answers as one behind a proxy does.
     AwsProxy {
         function: FunctionName,
+        /// Headers only.
+        parameters: Arc<RequestParameters>,
     },
     /// The event in a call of `posthorn.v1.IntegrationService`.
     Grpc {
         uri: Uri,
     },
+    /// What the request template made, to an HTTP server.
+    Http {
+        address: HttpAddress,
+        mapping: Arc<CustomMapping>,
+    },
+    /// The Lambda-proxy event as JSON in a POST to this address; what it answers is the reply.
+    HttpEvent {
+        address: HttpAddress,
+        parameters: Arc<RequestParameters>,
+    },
+    /// The client's message, or its handshake, as a request; what it answers is the reply.
+    HttpProxy {
+        address: HttpAddress,
+        parameters: Arc<RequestParameters>,
+        content_handling: Option<ContentHandling>,
+    },
     Mock {
         response: MockResponse,
     },
+    /// A mock whose request template says which status it answers.
+    MockMapped {
+        mapping: Arc<CustomMapping>,
+    },
+}
+
+/// What an HTTP server is called by.
+#[derive(Debug, Clone)]
+pub struct HttpAddress {
+    pub method: Method,
+    pub uri: UriTemplate,
 }
 
 /// The name, partial ARN or ARN of a Lambda function, with a version or an alias or without.
@@ -72,14 +111,29 @@ pub(super) struct WrittenIntegration {
     integration_method: Option<Spanned<String>>,
     timeout_in_millis: Option<Spanned<u64>>,
     concurrency_max: Option<Spanned<usize>>,
+    /// `integration.request.header|querystring|path.NAME`, and where each comes from.
+    #[serde(default)]
+    request_parameters: Texts,
+    /// By what `template_selection_expression` comes to; `$default` otherwise.
+    #[serde(default)]
+    request_templates: Texts,
+    template_selection_expression: Option<Spanned<String>>,
+    /// Of messages that no template fits.
+    passthrough_behavior: Option<Spanned<PassthroughBehavior>>,
+    content_handling_strategy: Option<Spanned<ContentHandlingStrategy>>,
+    /// By `/regular expression/`, text or `$default`.
+    #[serde(default)]
+    integration_responses: BTreeMap<String, Spanned<WrittenResponse>>,
     mock_response: Option<WrittenMock>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 enum IntegrationType {
+    Aws,
     AwsProxy,
     Grpc,
+    Http,
     HttpEvent,
     HttpProxy,
     Mock,
@@ -121,31 +175,53 @@ impl FunctionName {
 }
 
 impl WrittenIntegration {
+    /// What all stages share.
+    pub(super) fn mapping(&self, place: &str) -> Result<Arc<CustomMapping>, Fault> {
+        self.refuse_misplaced(place)?;
+        let request = WrittenRequest {
+            templates: &self.request_templates,
+            selection: self.template_selection_expression.as_ref(),
+            parameters: &self.request_parameters,
+            passthrough: self.passthrough_behavior.as_ref().map(|written| written.value),
+            content_handling: self.content_handling_strategy.as_ref().map(|written| written.value),
+        };
+        let is_function = self.integration_type == IntegrationType::Aws;
+        let by = if is_function { BY_ERROR_MESSAGE } else { BY_STATUS };
+        mapping::believe(place, &request, &self.integration_responses, by).map(Arc::new)
+    }
+
     pub(super) fn believe(
         &self,
         place: &str,
         variables: &BTreeMap<String, String>,
+        mapping: &Arc<CustomMapping>,
     ) -> Result<IntegrationSettings, Fault> {
-        self.refuse_misplaced(place)?;
+        let (mapping, parameters) = (mapping.clone(), mapping.request.parameters.clone());
+        let address = |method| self.address(place, variables, &parameters, method);
         let kind = match self.integration_type {
+            IntegrationType::Aws => {
+                IntegrationKind::Aws { function: self.function(place, variables)?, mapping }
+            }
             IntegrationType::AwsProxy => {
-                let (written, uri) = self.uri(place, variables)?;
-                let function = FunctionName::parse(&uri).ok_or_else(|| {
-                    let rule = format!("`{uri}` names no Lambda function");
-                    Fault::at(format!("{place}.integration_uri"), written, rule)
-                })?;
-                IntegrationKind::AwsProxy { function }
+                IntegrationKind::AwsProxy { function: self.function(place, variables)?, parameters }
             }
             IntegrationType::Grpc => {
-                IntegrationKind::Grpc { uri: self.http_uri(place, variables)? }
+                let (written, text) = self.uri(place, variables)?;
+                let uri = http_uri(&text).map_err(|rule| fault_of_uri(place, written, rule))?;
+                IntegrationKind::Grpc { uri }
+            }
+            IntegrationType::Http => {
+                IntegrationKind::Http { address: address(self.method(place)?)?, mapping }
             }
             IntegrationType::HttpEvent => {
-                IntegrationKind::HttpEvent { uri: self.http_uri(place, variables)? }
+                IntegrationKind::HttpEvent { address: address(Method::POST)?, parameters }
             }
             IntegrationType::HttpProxy => IntegrationKind::HttpProxy {
-                method: self.method(place)?,
-                uri: self.http_uri(place, variables)?,
+                address: address(self.method(place)?)?,
+                content_handling: mapping.request.content_handling,
+                parameters,
             },
+            IntegrationType::Mock if self.is_mapped() => IntegrationKind::MockMapped { mapping },
             IntegrationType::Mock => IntegrationKind::Mock {
                 response: self.mock_response.clone().unwrap_or_default().believe(place)?,
             },
@@ -157,24 +233,125 @@ impl WrittenIntegration {
         })
     }
 
+    /// Whether nothing that it answers could be told to a client.
+    pub(super) fn is_mute(&self) -> bool {
+        let is_custom = match self.integration_type {
+            IntegrationType::Aws | IntegrationType::Http => true,
+            IntegrationType::Mock => self.is_mapped(),
+            IntegrationType::AwsProxy
+            | IntegrationType::Grpc
+            | IntegrationType::HttpEvent
+            | IntegrationType::HttpProxy => false,
+        };
+        is_custom && self.integration_responses.is_empty()
+    }
+
+    /// Of a mock: whether it has templates, and not our short form.
+    fn is_mapped(&self) -> bool {
+        !self.request_templates.is_empty() || !self.integration_responses.is_empty()
+    }
+
     fn refuse_misplaced(&self, place: &str) -> Result<(), Fault> {
+        use IntegrationType::{Aws, AwsProxy, Grpc, Http, HttpEvent, HttpProxy, Mock};
         let kind = self.integration_type;
-        let misplaced = [
-            ("mock_response", self.mock_response.is_some() && kind != IntegrationType::Mock),
-            ("integration_uri", self.integration_uri.is_some() && kind == IntegrationType::Mock),
+        let places: [(&str, bool, &[IntegrationType]); 8] = [
+            ("mock_response", self.mock_response.is_some(), &[Mock]),
+            (
+                "integration_uri",
+                self.integration_uri.is_some(),
+                &[Aws, AwsProxy, Grpc, Http, HttpEvent, HttpProxy],
+            ),
             (
                 "integration_method",
-                self.integration_method.is_some()
-                    && !matches!(kind, IntegrationType::HttpProxy | IntegrationType::AwsProxy),
+                self.integration_method.is_some(),
+                &[Aws, AwsProxy, Http, HttpProxy],
             ),
+            (
+                "request_parameters",
+                !self.request_parameters.is_empty(),
+                &[Aws, AwsProxy, Http, HttpEvent, HttpProxy],
+            ),
+            ("request_templates", !self.request_templates.is_empty(), &[Aws, Http, Mock]),
+            ("passthrough_behavior", self.passthrough_behavior.is_some(), &[Aws, Http, Mock]),
+            (
+                "content_handling_strategy",
+                self.content_handling_strategy.is_some(),
+                &[Aws, Http, HttpProxy],
+            ),
+            ("integration_responses", !self.integration_responses.is_empty(), &[Aws, Http, Mock]),
         ];
-        match misplaced.iter().find(|(_, is_misplaced)| *is_misplaced) {
-            Some((key, _)) => {
-                let rule = format!("this is no key of an integration of type {kind:?}");
-                Err(Fault::new(format!("{place}.{key}"), rule))
+        let misplaced =
+            places.iter().find(|(_, is_there, kinds)| *is_there && !kinds.contains(&kind));
+        if let Some((key, ..)) = misplaced {
+            let rule = format!("this is no key of an integration of type {kind:?}");
+            return Err(Fault::new(format!("{place}.{key}"), rule));
+        }
+        match kind {
+            Aws | AwsProxy => self.check_invoke_headers(place),
+            Mock => self.check_mock(place),
+            Grpc | Http | HttpEvent | HttpProxy => Ok(()),
+        }
+    }
+
+    /// A function has no path and no query, and the other headers of a call are the caller's.
+    fn check_invoke_headers(&self, place: &str) -> Result<(), Fault> {
+        let is_known = |key: &str| {
+            let name = key.strip_prefix("integration.request.header.");
+            name.is_some_and(|name| INVOKE_HEADERS.contains(&&*name.to_ascii_lowercase()))
+        };
+        match self.request_parameters.iter().find(|(key, _)| !is_known(key)) {
+            Some((key, value)) => {
+                let rule = format!(
+                    "of a function's call, only these headers can be set: {}",
+                    INVOKE_HEADERS.join(", ")
+                );
+                Err(Fault::at(format!("{place}.request_parameters.{key}"), value, rule))
             }
             None => Ok(()),
         }
+    }
+
+    fn check_mock(&self, place: &str) -> Result<(), Fault> {
+        if self.is_mapped() && self.mock_response.is_some() {
+            let rule = "a mock has a mock_response or templates, not both";
+            return Err(Fault::new(format!("{place}.mock_response"), rule));
+        }
+        if let Some(written) = self.passthrough_behavior.as_ref().filter(|_| !self.is_mapped()) {
+            let rule = "a mock without templates passes nothing through";
+            return Err(Fault::at(format!("{place}.passthrough_behavior"), written, rule));
+        }
+        if self.is_mapped() && self.request_templates.is_empty() {
+            let rule = "a mock with integration_responses needs a template that makes \
+                        {\"statusCode\": 200} or the like";
+            return Err(Fault::new(format!("{place}.request_templates"), rule));
+        }
+        Ok(())
+    }
+
+    fn function(
+        &self,
+        place: &str,
+        variables: &BTreeMap<String, String>,
+    ) -> Result<FunctionName, Fault> {
+        let (written, uri) = self.uri(place, variables)?;
+        FunctionName::parse(&uri).ok_or_else(|| {
+            fault_of_uri(place, written, format!("`{uri}` names no Lambda function"))
+        })
+    }
+
+    fn address(
+        &self,
+        place: &str,
+        variables: &BTreeMap<String, String>,
+        parameters: &RequestParameters,
+        method: Method,
+    ) -> Result<HttpAddress, Fault> {
+        let (written, text) = self.uri(place, variables)?;
+        let fault = |rule| fault_of_uri(place, written, rule);
+        http_uri(&text).map_err(fault)?;
+        let uri = UriTemplate::parse(&text).map_err(|error| fault(format!("`{text}`: {error}")))?;
+        uri.check(parameters).map_err(|error| fault(error.to_string()))?;
+        Ok(HttpAddress { method, uri })
     }
 
     fn uri(
@@ -189,11 +366,6 @@ impl WrittenIntegration {
         let uri = substitute(&written.value, variables)
             .map_err(|error| Fault::at(key, written, error.to_string()))?;
         Ok((written, uri))
-    }
-
-    fn http_uri(&self, place: &str, variables: &BTreeMap<String, String>) -> Result<Uri, Fault> {
-        let (written, text) = self.uri(place, variables)?;
-        http_uri(&text).map_err(|rule| Fault::at(format!("{place}.integration_uri"), written, rule))
     }
 
     /// POST where none is written, and for `ANY`.
@@ -219,6 +391,10 @@ impl WrittenIntegration {
             max => Ok(max.as_ref().map_or(CONCURRENCY_DEFAULT, |max| max.value)),
         }
     }
+}
+
+fn fault_of_uri(place: &str, written: &Spanned<String>, rule: String) -> Fault {
+    Fault::at(format!("{place}.integration_uri"), written, rule)
 }
 
 pub(super) fn timeout(place: &str, written: Option<&Spanned<u64>>) -> Result<Duration, Fault> {

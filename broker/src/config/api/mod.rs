@@ -5,7 +5,12 @@ mod authorization;
 mod authorizer;
 mod integration;
 mod limits;
+mod mapping;
+mod model;
 mod variables;
+
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -13,6 +18,8 @@ use std::sync::Arc;
 
 use posthorn_core::auth::origin::{NotAnOriginRule, OriginRules};
 use posthorn_core::auth::throttle::Throttle;
+use posthorn_core::mapping::custom::CustomMapping;
+use posthorn_core::model::{Model, RequestModels};
 use posthorn_core::route::expression::{Expression, Purpose};
 use posthorn_core::route::table::RouteKey;
 use serde::Deserialize;
@@ -29,9 +36,10 @@ pub use crate::config::api::authorizer::{
 use crate::config::api::integration::WrittenIntegration;
 pub(super) use crate::config::api::integration::http_uri;
 pub use crate::config::api::integration::{
-    FunctionName, IntegrationKind, IntegrationSettings, MockResponse,
+    FunctionName, HttpAddress, IntegrationKind, IntegrationSettings, MockResponse,
 };
 pub use crate::config::api::limits::ApiKeySource;
+use crate::config::api::model::WrittenModel;
 use crate::config::source::Fault;
 use crate::config::throttling::WrittenThrottle;
 
@@ -46,15 +54,17 @@ pub struct Api {
     pub stages: BTreeMap<Arc<str>, StageSettings>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct RouteSettings {
     /// A key of the API's integrations.
     pub integration: Arc<str>,
     /// Whether what the integration answers goes back to the client.
     pub is_two_way: bool,
+    /// What a message must fit to be given to the integration.
+    pub request_models: Option<RequestModels>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct StageSettings {
     pub variables: BTreeMap<String, String>,
     pub integrations: BTreeMap<Arc<str>, IntegrationSettings>,
@@ -104,6 +114,12 @@ pub(super) struct WrittenApi {
     integrations: BTreeMap<Arc<str>, WrittenIntegration>,
     #[serde(default)]
     authorizers: BTreeMap<Arc<str>, WrittenAuthorizer>,
+    /// By name.
+    #[serde(default)]
+    models: BTreeMap<String, Spanned<WrittenModel>>,
+    /// Whether a model whose schema is none is taken all the same. No message fits it.
+    #[serde(default)]
+    disable_schema_validation: bool,
     stages: BTreeMap<Arc<str>, WrittenStage>,
 }
 
@@ -114,6 +130,13 @@ struct WrittenRoute {
     target: Spanned<String>,
     /// `$default` makes the route two-way. There is no other value.
     route_response_selection_expression: Option<Spanned<String>>,
+    /// One with the key `$default` makes the route two-way. There is no other key.
+    #[serde(default)]
+    route_responses: BTreeMap<String, Spanned<WrittenRouteResponse>>,
+    /// Names of models, by what `model_selection_expression` comes to; `$default` otherwise.
+    #[serde(default)]
+    request_models: BTreeMap<Box<str>, Spanned<String>>,
+    model_selection_expression: Option<Spanned<String>>,
     /// Of `$connect` alone.
     authorization_type: Option<Spanned<AuthorizationType>>,
     authorizer_id: Option<Spanned<String>>,
@@ -123,6 +146,10 @@ struct WrittenRoute {
     /// Of `$connect` alone: a client must have an API key that a usage plan lets use the stage.
     api_key_required: Option<Spanned<bool>>,
 }
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenRouteResponse {}
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -144,6 +171,9 @@ struct WrittenStage {
     access_log_settings: Option<WrittenAccessLog>,
 }
 
+/// What all stages share of the integrations.
+type Mappings = BTreeMap<Arc<str>, Arc<CustomMapping>>;
+
 impl Api {
     pub(super) fn believe(
         id: Arc<str>,
@@ -157,6 +187,16 @@ impl Api {
         let expression = &written.route_selection_expression;
         let expression = Expression::parse(&expression.value, Purpose::Route)
             .map_err(|error| Fault::at(key, expression, error.to_string()))?;
+        let models = model::believe(
+            &written.models,
+            surroundings.folder,
+            written.disable_schema_validation,
+        )?;
+        let mappings = written
+            .integrations
+            .iter()
+            .map(|(id, written)| Ok((id.clone(), written.mapping(&format!("integrations.{id}"))?)))
+            .collect::<Result<Mappings, Fault>>()?;
         let routes = written
             .routes
             .iter()
@@ -165,13 +205,16 @@ impl Api {
                 let key: RouteKey = text
                     .parse()
                     .map_err(|error| Fault::at(&place, &route.target, format!("{error}")))?;
-                Ok((key, route.believe(&place, &written.integrations)?))
+                let settings = route.believe(&place, key.as_str(), written, &models)?;
+                Ok((key, settings))
             })
             .collect::<Result<BTreeMap<_, _>, Fault>>()?;
         let stages = written
             .stages
             .iter()
-            .map(|(name, stage)| Ok((name.clone(), stage.believe(name, written, surroundings)?)))
+            .map(|(name, stage)| {
+                Ok((name.clone(), stage.believe(name, written, &mappings, surroundings)?))
+            })
             .collect::<Result<BTreeMap<_, _>, Fault>>()?;
         Ok(Api {
             id,
@@ -188,6 +231,7 @@ impl WrittenStage {
         &self,
         name: &str,
         api: &WrittenApi,
+        mappings: &Mappings,
         surroundings: &Surroundings<'_>,
     ) -> Result<StageSettings, Fault> {
         let place = format!("stages.{name}");
@@ -204,9 +248,10 @@ impl WrittenStage {
         let integrations = api
             .integrations
             .iter()
-            .map(|(id, integration)| {
+            .zip(mappings.values())
+            .map(|((id, integration), mapping)| {
                 let place = format!("integrations.{id}");
-                Ok((id.clone(), integration.believe(&place, variables)?))
+                Ok((id.clone(), integration.believe(&place, variables, mapping)?))
             })
             .collect::<Result<BTreeMap<_, _>, Fault>>()?;
         let authorization = api.authorization(variables, surroundings)?;
@@ -246,20 +291,40 @@ impl WrittenRoute {
     fn believe(
         &self,
         place: &str,
-        integrations: &BTreeMap<Arc<str>, WrittenIntegration>,
+        key: &str,
+        api: &WrittenApi,
+        models: &BTreeMap<String, Model>,
     ) -> Result<RouteSettings, Fault> {
-        let (target, response) = (&self.target, &self.route_response_selection_expression);
+        let target = &self.target;
         let known = target.value.strip_prefix("integrations/");
-        let known = known.and_then(|id| integrations.get_key_value(id));
-        let Some((integration, _)) = known else {
+        let known = known.and_then(|id| api.integrations.get_key_value(id));
+        let Some((id, integration)) = known else {
             let rule = format!("`{}` is not integrations/ and the key of one", target.value);
             return Err(Fault::at(format!("{place}.target"), target, rule));
         };
-        if let Some(response) = response.as_ref().filter(|response| response.value != "$default") {
-            let key = format!("{place}.route_response_selection_expression");
-            return Err(Fault::at(key, response, "the only value is $default"));
+        let is_two_way = self.is_two_way(place)?;
+        if integration.is_mute() && (is_two_way || key == RouteKey::CONNECT) {
+            let rule =
+                format!("integrations.{id} has no integration_responses to answer this with");
+            return Err(Fault::at(format!("{place}.target"), target, rule));
         }
-        Ok(RouteSettings { integration: integration.clone(), is_two_way: response.is_some() })
+        let expression = self.model_selection_expression.as_ref();
+        let request_models = model::of_route(place, key, expression, &self.request_models, models)?;
+        Ok(RouteSettings { integration: id.clone(), is_two_way, request_models })
+    }
+
+    fn is_two_way(&self, place: &str) -> Result<bool, Fault> {
+        let expression = self.route_response_selection_expression.as_ref();
+        if let Some(written) = expression.filter(|written| written.value != RouteKey::DEFAULT) {
+            let key = format!("{place}.route_response_selection_expression");
+            return Err(Fault::at(key, written, "the only value is $default"));
+        }
+        let other = self.route_responses.iter().find(|(key, _)| *key != RouteKey::DEFAULT);
+        if let Some((key, written)) = other {
+            let place = format!("{place}.route_responses.{key}");
+            return Err(Fault::at(place, written, "the only key is $default"));
+        }
+        Ok(expression.is_some() || !self.route_responses.is_empty())
     }
 }
 

@@ -107,7 +107,8 @@ fn header(request: &Request<'_>, name: &str) -> Vec<u8> {
     line
 }
 
-pub(super) fn encode(bytes: &[u8]) -> String {
+/// As the parts of a path and of a query are (RFC 3986 section 2): all but letters, digits and `-._~`.
+pub(crate) fn encode(bytes: &[u8]) -> String {
     let mut encoded = String::with_capacity(bytes.len());
     put_encoded(&mut encoded, bytes);
     encoded

@@ -18,6 +18,7 @@ mod verify;
 
 use std::fmt;
 
+pub(crate) use canonical::encode as percent_encode;
 pub use error::{Absent, Incomplete, Place, VerifyError};
 pub use sign::{presign, sign};
 pub use verify::{Expectation, UnsignedPayload, Verified, check_head, verify};
