@@ -68,6 +68,7 @@ apis:
     authorizers:
       tokens:
         authorizer_type: JWT
+        close_when_token_expires: true
         identity_source:
           - route.request.header.Authorization
           - route.request.querystring.access_token
@@ -142,6 +143,9 @@ async fn a_token_lets_its_bearer_in_and_its_claims_go_to_the_backend() {
         let headers = if token.is_empty() { &[][..] } else { &headers[..] };
         assert_eq!(status_of(&cluster, "/dev", headers).await, status, "{what}");
     }
+    let short = format!("Bearer {}", not(json!({ "exp": now_s() - 3 })));
+    let (mut client, _) = knock(&cluster, "/dev", &[("authorization", &short)]).await.unwrap();
+    assert_eq!(client.closed().await, (1008, "Token expired".to_owned()), "when the leeway ends");
     let long = format!("Bearer {}", "a".repeat(9000));
     assert_eq!(status_of(&cluster, "/dev", &[("authorization", &long)]).await, 401);
     let refused = knock(&cluster, "/dev", &[]).await.err().unwrap();

@@ -40,6 +40,8 @@ pub enum CloseCause {
     BinaryRefused,
     /// It went on sending although its messages were refused as too many.
     Throttled,
+    /// The token that let it in has expired.
+    Expired,
     /// The node is being shut down.
     Drained(CloseFrame),
     /// The node lost its lease: another may speak for it soon.
@@ -64,7 +66,7 @@ impl CloseCause {
             | CloseCause::Unfinished
             | CloseCause::TooManyControlFrames => 1008,
             CloseCause::BinaryRefused => 1003,
-            CloseCause::Throttled => 1008,
+            CloseCause::Throttled | CloseCause::Expired => 1008,
             CloseCause::Fenced => 1012,
         }
     }
@@ -87,6 +89,7 @@ impl CloseCause {
             CloseCause::TooManyControlFrames => "Too many control frames",
             CloseCause::BinaryRefused => "Binary is not supported",
             CloseCause::Throttled => "Too Many Requests",
+            CloseCause::Expired => "Token expired",
             CloseCause::Fenced => "Service restart",
         }
     }

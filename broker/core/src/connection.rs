@@ -31,6 +31,8 @@ pub struct Connection {
     state: State,
     limits: Arc<Limits>,
     lifetime_max: Option<Duration>,
+    /// When what let the client in is no longer good, if it is not to outlive that.
+    expires_at: Option<Instant>,
     actions: VecDeque<Action>,
 }
 
@@ -62,6 +64,7 @@ enum State {
 #[derive(Debug)]
 struct Open {
     lifetime_ends_at: Option<Instant>,
+    expires_at: Option<Instant>,
     /// The last message in either direction.
     active_at: Instant,
     /// The last sign of life from the client.
@@ -125,7 +128,13 @@ impl Connection {
     /// if None: not one of the shared limits, since lifetimes are spread by chance.
     pub fn new(limits: Arc<Limits>, lifetime_max: Option<Duration>) -> Connection {
         let actions = VecDeque::from([Action::Register]);
-        Connection { state: State::Registering, limits, lifetime_max, actions }
+        let state = State::Registering;
+        Connection { state, limits, lifetime_max, expires_at: None, actions }
+    }
+
+    /// It is not to outlive what let the client in.
+    pub fn expire_at(&mut self, expires_at: Instant) {
+        self.expires_at = Some(expires_at);
     }
 
     /// The directory committed our entry: from here on the connection can be addressed.
@@ -284,6 +293,7 @@ impl Connection {
     fn upgrade(&mut self, now: Instant) {
         let open = Open {
             lifetime_ends_at: self.lifetime_max.map(|max| now + max),
+            expires_at: self.expires_at,
             active_at: now,
             heard_at: now,
             pinged_at: None,
@@ -307,6 +317,7 @@ impl Open {
         [
             self.idle_at(limits),
             self.lifetime_ends_at,
+            self.expires_at,
             self.unresponsive_at(limits),
             self.ping_at(limits),
         ]
@@ -320,6 +331,8 @@ impl Open {
         let is_due = |due: Option<Instant>| due.is_some_and(|due| due <= now);
         if is_due(self.unresponsive_at(limits)) {
             Some(CloseCause::Unresponsive)
+        } else if is_due(self.expires_at) {
+            Some(CloseCause::Expired)
         } else if is_due(self.lifetime_ends_at) {
             Some(CloseCause::Lifetime)
         } else if is_due(self.idle_at(limits)) {
@@ -445,6 +458,22 @@ mod tests {
         connection.on_ping(start + LIFETIME);
         connection.handle_timeout(start + LIFETIME);
         assert_eq!(drain(&mut connection), [Action::SendClose(CloseCause::Lifetime.frame())]);
+    }
+
+    #[test]
+    fn a_connection_may_end_with_what_let_its_client_in() {
+        let start = Instant::now();
+        let mut connection = Connection::new(Arc::new(limit_values()), Some(LIFETIME));
+        let expires_at = start + LIFETIME / 2;
+        connection.expire_at(expires_at);
+        connection.on_registered();
+        connection.on_verdict(start, Verdict::Accepted);
+        connection.on_ping(expires_at - Duration::from_millis(1));
+        connection.handle_timeout(expires_at - Duration::from_millis(1));
+        drain(&mut connection);
+        connection.on_ping(expires_at);
+        connection.handle_timeout(expires_at);
+        assert_eq!(drain(&mut connection), [Action::SendClose(CloseCause::Expired.frame())]);
     }
 
     #[test]

@@ -99,8 +99,12 @@ where
         return None;
     };
     let mut parts = parts(head.clone(), peer);
+    let mut machine = Connection::new(edge.limits.clone(), edge.random_lifetime());
     match edge.gateway.judge(&stage, &info, &mut parts).await {
         Ok(entry) => {
+            if let Some(expires_at) = entry.expires_at_s.and_then(instant_of) {
+                machine.expire_at(expires_at);
+            }
             info.authorized = entry.authorized;
             info.api_key = entry.api_key;
             info.signer = entry.signer;
@@ -113,7 +117,7 @@ where
         }
     }
     let opening = Opening {
-        machine: Connection::new(edge.limits.clone(), edge.random_lifetime()),
+        machine,
         stream,
         early,
         mailbox: edge.gateway.begin(owner, info, &stage),
@@ -152,6 +156,12 @@ fn describe(head: &Head, stage: &Stage, peer: Peer) -> Option<ConnectionInfo> {
         authorized: None,
         signer: None,
     })
+}
+
+/// None if it is too far away to come.
+fn instant_of(epoch_s: u64) -> Option<Instant> {
+    let left = Duration::from_secs(epoch_s).saturating_sub(Duration::from_millis(epoch_ms()));
+    Instant::now().checked_add(left)
 }
 
 fn parts(head: Head, peer: Peer) -> HandshakeParts {

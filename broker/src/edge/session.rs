@@ -210,6 +210,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             | CloseCause::Lost
             | CloseCause::BinaryRefused
             | CloseCause::Throttled
+            | CloseCause::Expired
             | CloseCause::Drained(_)
             | CloseCause::Fenced => self.machine.on_ended(cause),
         }

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use posthorn_core::auth::jwt::{Claims, Rules};
+use posthorn_core::auth::jwt::{Claims, ClaimsError, Rules};
 use posthorn_core::auth::token_source::TokenSource;
 use posthorn_core::event::fields::Fields;
 use tracing::{debug, info};
@@ -20,6 +20,7 @@ pub struct JwtAuthorizer {
     token_sources: Vec<TokenSource>,
     rules: Rules,
     keys: Arc<IssuerKeys>,
+    closes_on_expiry: bool,
 }
 
 /// Why a token does not let its bearer in.
@@ -34,9 +35,9 @@ pub(super) enum NotBelieved {
 
 impl JwtAuthorizer {
     pub(super) fn new(settings: &JwtAuthorizerSettings, clients: &Clients) -> JwtAuthorizer {
-        let JwtAuthorizerSettings { token_sources, jwt } = settings.clone();
+        let JwtAuthorizerSettings { token_sources, jwt, closes_on_expiry } = settings.clone();
         let keys = clients.key_sets().of(&jwt.keys);
-        JwtAuthorizer { token_sources, rules: jwt.rules, keys }
+        JwtAuthorizer { token_sources, rules: jwt.rules, keys, closes_on_expiry }
     }
 
     pub(super) async fn judge(
@@ -55,18 +56,25 @@ impl JwtAuthorizer {
                 NotBelieved::NoKeys
             }
         })?;
-        match claims.check(&self.rules, now_s) {
-            Ok(()) => Ok(claims),
-            Err(error) => {
-                debug!(%error, "a token is not good");
-                let is_out_of_scope = error == posthorn_core::auth::jwt::ClaimsError::Scope;
-                Err(if is_out_of_scope {
-                    NotBelieved::OutOfScope
-                } else {
-                    NotBelieved::Unauthorized
-                })
+        claims.check(&self.rules, now_s).map_err(|error| {
+            debug!(%error, "a token is not good");
+            match error {
+                ClaimsError::Scope => NotBelieved::OutOfScope,
+                ClaimsError::Issuer
+                | ClaimsError::Audience
+                | ClaimsError::NoExpiry
+                | ClaimsError::Expired
+                | ClaimsError::NotYetValid
+                | ClaimsError::IssuedInTheFuture => NotBelieved::Unauthorized,
             }
-        }
+        })?;
+        Ok(claims)
+    }
+
+    /// When a connection ends that a token with these claims has opened, in seconds since 1970.
+    pub(super) fn end_of(&self, claims: &Claims) -> Option<u64> {
+        let expires_at_s = claims.expires_at_s().filter(|_| self.closes_on_expiry)?;
+        Some(expires_at_s.saturating_add(self.rules.leeway_s))
     }
 }
 

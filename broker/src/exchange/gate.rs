@@ -47,6 +47,8 @@ pub struct Entry {
     pub authorizer_latency_ms: Option<u64>,
     pub api_key: Option<ApiKey>,
     pub signer: Option<Signer>,
+    /// When the connection is to end at the latest, in seconds since 1970.
+    pub expires_at_s: Option<u64>,
     /// The API key that the authorizer named.
     usage_identifier_key: Option<Box<str>>,
 }
@@ -203,7 +205,11 @@ async fn judge_person(
                 NotBelieved::OutOfScope => FORBIDDEN,
                 NotBelieved::NoKeys => BROKEN,
             })?;
-            Ok(Entry { authorized: Some(claims.authorized()), ..Entry::default() })
+            Ok(Entry {
+                authorized: Some(claims.authorized()),
+                expires_at_s: authorizer.end_of(&claims),
+                ..Entry::default()
+            })
         }
     }
 }

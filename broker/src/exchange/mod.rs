@@ -382,6 +382,7 @@ fn closed_label(cause: &CloseCause) -> Closed {
         CloseCause::TooManyControlFrames => Closed::TooManyControlFrames,
         CloseCause::BinaryRefused => Closed::BinaryRefused,
         CloseCause::Throttled => Closed::Throttled,
+        CloseCause::Expired => Closed::Expired,
         CloseCause::Drained(_) => Closed::Drained,
         CloseCause::Fenced => Closed::Fenced,
     }

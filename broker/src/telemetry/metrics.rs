@@ -75,6 +75,7 @@ label! {
         TooManyControlFrames => "too_many_control_frames",
         BinaryRefused => "binary_refused",
         Throttled => "throttled",
+        Expired => "expired",
         Drained => "drained",
         Fenced => "fenced",
     }

@@ -38,6 +38,8 @@ pub struct JwtAuthorizerSettings {
     /// Where a token may be, in the order in which it is looked for.
     pub token_sources: Vec<TokenSource>,
     pub jwt: JwtSettings,
+    /// Whether a connection is closed when the token that let it in expires.
+    pub closes_on_expiry: bool,
 }
 
 /// An authorizer of either type.
@@ -60,6 +62,9 @@ pub(super) struct WrittenAuthorizer {
     timeout_in_millis: Option<Spanned<u64>>,
     /// Of a JWT authorizer.
     jwt_configuration: Option<WrittenJwt>,
+    /// Of a JWT authorizer: whether a connection is closed, with 1008, when the token that let it in
+    /// expires. Otherwise it lives as long as any.
+    close_when_token_expires: Option<Spanned<bool>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -110,6 +115,10 @@ impl WrittenAuthorizer {
         written: &Spanned<String>,
         variables: &BTreeMap<String, String>,
     ) -> Result<AuthorizerSettings, Fault> {
+        if let Some(written) = &self.close_when_token_expires {
+            let key = format!("{place}.close_when_token_expires");
+            return Err(Fault::at(key, written, "belongs to the authorizer_type JWT"));
+        }
         let key = format!("{place}.authorizer_uri");
         let fault = |rule: String| Fault::at(&*key, written, rule);
         let uri =
@@ -142,7 +151,9 @@ impl WrittenAuthorizer {
         let scopes = scopes.iter().map(|scope| scope.value.as_str().into()).collect();
         let place = format!("{place}.jwt_configuration");
         let jwt = jwt.believe(&place, surroundings.folder, scopes)?;
-        Ok(JwtAuthorizerSettings { token_sources, jwt })
+        let closes = self.close_when_token_expires.as_ref();
+        let closes_on_expiry = closes.is_some_and(|closes| closes.value);
+        Ok(JwtAuthorizerSettings { token_sources, jwt, closes_on_expiry })
     }
 
     fn sources<S>(&self, place: &str) -> Result<Vec<S>, Fault>
