@@ -22,7 +22,10 @@ struct Stand {
 
 async fn stand() -> Stand {
     let server = Server::start(answer).await;
-    let lambda = Lambda::start(|_, event| match event["do"].as_str() {
+    let lambda = Lambda::start(|function, event| match event["do"].as_str() {
+        _ if function == "half" => {
+            Ok(json!({ "statusCode": 200, "body": "AAH", "isBase64Encoded": true }))
+        }
         Some("refuse") => Err("Bad input: too short".to_owned()),
         Some("break") => Err("out of luck".to_owned()),
         _ => Ok(json!({ "got": event })),
@@ -206,6 +209,9 @@ async fn functions_get_what_their_template_made(stand: &Stand) {
     client.send(r#"{"action":"strict","do":"break"}"#).await;
     assert_eq!(error(&mut client).await, INTERNAL);
     stand.lambda.invocation().await;
+    client.send(r#"{"action":"half"}"#).await;
+    assert_eq!(error(&mut client).await, INTERNAL, "what is not base64 is nobody's message");
+    stand.lambda.invocation().await;
     // Called as an event, a function has nothing to say.
     for action in ["later", "proxied-later"] {
         client.send(&json!({ "action": action, "do": "work" }).to_string()).await;
@@ -372,6 +378,45 @@ async fn no_answer_harms_a_client() {
     client.send(r#"{"action":"hostile","case":"no-content"}"#).await;
     client.send(r#"{"action":"slow"}"#).await;
     assert_eq!(error(&mut client).await, "Endpoint request timed out");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_a_message_says_it_takes_one_route() {
+    let stand = stand().await;
+    let mut client = Client::connect(&stand.url("/texts/dev")).await.unwrap();
+    let nested = format!(r#"{{"action":"join","x":{}{}}}"#, "[".repeat(10_000), "]".repeat(10_000));
+    let long_name = format!(r#"{{"{}":1,"action":"join"}}"#, "k".repeat(20_000));
+    let long_value = format!(r#"{{"action":"{}"}}"#, "v".repeat(10_000));
+    for (message, route) in [
+        ("", "$default"),
+        ("not JSON", "$default"),
+        ("7", "$default"),
+        ("[]", "$default"),
+        (r#""join""#, "$default"),
+        ("{}", "$default"),
+        (&nested, "$default"),
+        (&long_name, "join"),
+        (&long_value, "$default"),
+        ("\u{feff}{\"action\":\"join\"}", "$default"),
+        (r#"{"action":"x","action":"join"}"#, "join"),
+        (r#"{"action":"join","n":1e999999}"#, "join"),
+        (r#"{"action":"\ud800"}"#, "\u{fffd}"),
+        (r#"{"action":null}"#, "null"),
+        (r#"{"action":1}"#, "1"),
+        (r#"{"action":["a","b"]}"#, "[a, b]"),
+        (r#"{"action":{"a":1}}"#, r#"{"a":1}"#),
+        (r#"{"action":""}"#, "$default"),
+        (r#"{"action":"Join"}"#, "$default"),
+        (r#"{"action":"$connect"}"#, "$default"),
+        (r#"{"action":"$disconnect"}"#, "$default"),
+        (r#"{"action":"$default"}"#, "$default"),
+        (r#"{"action":"constructor"}"#, "$default"),
+        (r#"{"action":"__proto__"}"#, "$default"),
+    ] {
+        client.send(message).await;
+        let begin: String = message.chars().take(60).collect();
+        assert_eq!(client.text().await, format!("MESSAGE {route}"), "{begin}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -286,7 +286,9 @@ impl Dispatched {
         });
         let mut account = Account::of(stage, &event);
         let failed = match account.call(route, &event).await {
-            Ok(Answer { status: 500.., .. }) => Some(ErrorFrame::InternalServerError(request.id)),
+            Ok(Answer { status: 500.., is_mapped: false, .. }) => {
+                Some(ErrorFrame::InternalServerError(request.id))
+            }
             Ok(answer) => {
                 let is_told = reply(mailbox, route, answer, *reply_bytes_max);
                 (!is_told).then_some(ErrorFrame::InternalServerError(request.id))
@@ -315,7 +317,7 @@ impl ConnectAnswer {
 }
 
 fn judge(answer: Answer, parts: &HandshakeParts) -> ConnectAnswer {
-    let Answer { status, headers, body } = answer;
+    let Answer { status, headers, body, .. } = answer;
     if !(200..300).contains(&status) {
         // A status below says that another follows, or that the handshake has succeeded.
         let status = if status < 200 { 500 } else { status };

@@ -51,7 +51,7 @@ impl Custom {
         let Answered { status, headers, body, failure } = answered;
         if let (Event::Disconnect(_), None) = (event, &failure) {
             // There is nobody to be told.
-            return Ok(Answer { status, headers: Vec::new(), body: None });
+            return Ok(Answer::new(status, Vec::new(), None));
         }
         let fields = Fields::of_headers(headers.iter().map(|(name, value)| (&**name, &**value)));
         let reply = match event {
@@ -63,12 +63,10 @@ impl Custom {
         };
         match (reply, failure) {
             (None, Some(failure)) => Err(CallError::Failed(failure)),
-            (None, None) => Ok(Answer { status, headers: Vec::new(), body: None }),
+            (None, None) => Ok(Answer::new(status, Vec::new(), None)),
             (Some(reply), _) => {
                 let body = Some(reply.body).filter(|body| !body.payload.is_empty());
-                // On a message, its response was chosen by the status, and that is all it means.
-                let status = if event.message().is_some() { 200 } else { status };
-                Ok(Answer { status, headers: reply.headers, body })
+                Ok(Answer { status, headers: reply.headers, body, is_mapped: true })
             }
         }
     }

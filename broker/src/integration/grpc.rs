@@ -141,7 +141,7 @@ fn answer_of(response: HandleEventResponse) -> Result<Answer, CallError> {
         Reply::Binary(bytes) => Message::binary(bytes),
     });
     let headers = headers.into_iter().map(|Header { name, value }| (name, value)).collect();
-    Ok(Answer { status, headers, body })
+    Ok(Answer::new(status, headers, body))
 }
 
 fn fault_of(status: &Status) -> CallError {

@@ -106,11 +106,11 @@ impl HttpAnswer {
         if let Event::Connect(_) = event {
             // The client is told of the body's encoding, and may have asked for it.
             let (status, headers, body) = self.parts();
-            return Ok(Answer { status, headers, body: Some(body) });
+            return Ok(Answer::new(status, headers, Some(body)));
         }
         let (status, headers, body) = self.into_parts()?;
         let body = Some(body).filter(|body| !body.payload.is_empty());
-        Ok(Answer { status, headers, body })
+        Ok(Answer::new(status, headers, body))
     }
 
     /// Refuses a body that is encoded: nobody asked for it, and a message has no header to say so.

@@ -149,7 +149,7 @@ impl AwsProxy {
         let invoked = self.lambda.invoke(&self.function, event.to_json().into(), &mapped.headers);
         match invoked.await? {
             Invoked::Returned(body) if matches!(event, Event::Disconnect(_)) || body.is_empty() => {
-                Ok(Answer { status: 200, headers: Vec::new(), body: None })
+                Ok(Answer::new(200, Vec::new(), None))
             }
             Invoked::Returned(body) => {
                 let answer = ProxyAnswer::parse(&body)
@@ -157,7 +157,7 @@ impl AwsProxy {
                 let ProxyAnswer { status, headers, body } = answer;
                 // On a message, the status means nothing: what the function returned was an answer.
                 let status = if event.message().is_some() { 200 } else { status };
-                Ok(Answer { status, headers, body })
+                Ok(Answer::new(status, headers, body))
             }
             Invoked::Threw(error) => {
                 Err(CallError::Failed(format!("{function} failed: {}", excerpt(&error))))

@@ -22,7 +22,7 @@ impl Mock {
             }
             MockResponse::Echo => (200, message.cloned()),
         };
-        Answer { status, headers: Vec::new(), body }
+        Answer::new(status, Vec::new(), body)
     }
 }
 

@@ -71,6 +71,15 @@ pub struct Answer {
     pub headers: Vec<(String, String)>,
     /// None where there is no body at all: nothing is said to the client then.
     pub body: Option<Message>,
+    /// Whether a response of the integration has made of the answer what a client is to be told of
+    /// it, whatever its status.
+    pub is_mapped: bool,
+}
+
+impl Answer {
+    fn new(status: u16, headers: Vec<(String, String)>, body: Option<Message>) -> Answer {
+        Answer { status, headers, body, is_mapped: false }
+    }
 }
 
 /// Why an integration did not answer.

@@ -1,7 +1,5 @@
 //! What is wrong with an API definition is said by line, key and rule.
 
-use std::fmt::Write as _;
-
 use tempfile::TempDir;
 
 use crate::config::Config;
@@ -184,6 +182,26 @@ fn what_is_wrong_with_a_route_is_named() {
 }
 
 #[test]
+fn what_is_wrong_with_a_route_selection_expression_is_named() {
+    for (expression, rule) in [
+        ("$request.body", "path is empty"),
+        ("${request.body.action", "without `}`"),
+        ("$request.header.x", "has no value here"),
+        ("$context.routeKey", "unknown variable"),
+        ("$request.body.a[?(@.b)]", "filter"),
+        ("a\\b", "backslash"),
+        ("", "empty"),
+    ] {
+        let definition = "    stages: { dev: {} }\n";
+        let written = NODE.replace("$request.body.action", &format!("'{expression}'"));
+        let error = load_as(&format!("{written}{definition}")).expect_err(expression);
+        assert!(error.starts_with("node.yaml:8:33: "), "{error}");
+        assert!(error.contains(": apis.chat.route_selection_expression: "), "{error}");
+        assert!(error.contains(rule), "{rule}: {error}");
+    }
+}
+
+#[test]
 fn what_is_wrong_with_a_model_is_named() {
     for (name, model, key, rule) in [
         ("A", "schema: { type: objekt }", ".schema", "at /type"),
@@ -226,11 +244,13 @@ fn assert_fault(definition: &str, key: &str, rule: &str) {
 }
 
 fn load(definition: &str) -> Result<(), String> {
+    load_as(&format!("{NODE}{definition}"))
+}
+
+fn load_as(text: &str) -> Result<(), String> {
     let folder = TempDir::new().expect("a folder can be made");
-    let mut text = NODE.to_owned();
-    let _ = write!(text, "{definition}");
     for (name, text) in [
-        ("node.yaml", &*text),
+        ("node.yaml", text),
         ("broken.json", "{ \"type\": }"),
         ("good.json", "{\n\t\"type\": \"string\"\n}"),
         ("good.yaml", "type: string\n"),
