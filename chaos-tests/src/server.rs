@@ -91,7 +91,9 @@ impl Reply {
     pub fn new(status: u16, headers: &str, body: impl AsRef<[u8]>) -> Reply {
         let body = body.as_ref();
         let length = body.len();
-        let head = format!("HTTP/1.1 {status} So\r\nContent-Length: {length}\r\n{headers}\r\n");
+        let head = format!(
+            "HTTP/1.1 {status} So\r\nContent-Length: {length}\r\nConnection: close\r\n{headers}\r\n"
+        );
         Reply { bytes: [head.as_bytes(), body].concat(), endless: None }
     }
 

@@ -96,11 +96,13 @@ fn hostile(case: &str) -> Reply {
         "not-utf8" => Reply::new(200, "Content-Type: text/plain\r\n", [b'x', 0xff]),
         "continue" => Reply::raw(
             "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n\
-             HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nlate",
+             HTTP/1.1 200 OK\r\nContent-Length: 4\r\nConnection: close\r\n\r\nlate",
         ),
         "redirect" => Reply::new(302, "Location: /elsewhere\r\n", "moved"),
         "redirect-away" => Reply::new(307, "Location: http://169.254.169.254/\r\n", "away"),
-        "no-content" => Reply::raw("HTTP/1.1 204 No Content\r\nContent-Length: 4\r\n\r\nbody"),
+        "no-content" => Reply::raw(
+            "HTTP/1.1 204 No Content\r\nContent-Length: 4\r\nConnection: close\r\n\r\nbody",
+        ),
         "unavailable" => Reply::new(503, "", "secret trace"),
         other => panic!("{other}"),
     }

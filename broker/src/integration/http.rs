@@ -50,7 +50,8 @@ impl HttpClient {
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE_TIMEOUT)
             .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
-            .retry_canceled_requests(false)
+            // Of a request that was not begun, since its server had closed the pooled connection.
+            .retry_canceled_requests(true)
             .build(https);
         HttpClient { client }
     }
