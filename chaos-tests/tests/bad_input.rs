@@ -145,6 +145,14 @@ async fn a_wrong_configuration_is_refused_in_one_line_that_names_the_place() {
         ("stages:", "stagse:", "stagse"),
         ("apis:", "apis: {}\napis:", "apis"),
         ("cluster:", "cluster: [", ""),
+        ("name: test", "name: test\n  lease_ms: 100", "cluster.lease_ms: is at least"),
+        ("initial_voters:", "initial_voters: []\n  x:", ""),
+        ("apis:", "domain_names: { 'a b': { api_mappings: [] } }\napis:", "domain_names.a b"),
+        (
+            "apis:",
+            "domain_names: { a.b: { api_mappings: [{ api_id: dev, stage: prod }] } }\napis:",
+            "domain_names.a.b.api_mappings[0].stage: `prod` is no stage",
+        ),
     ] {
         std::fs::write(&path, good.replacen(from, to, 1)).unwrap();
         let (status, error) = Process::start_in_vain(&path).await;
@@ -152,8 +160,32 @@ async fn a_wrong_configuration_is_refused_in_one_line_that_names_the_place() {
         assert_eq!(error.lines().count(), 1, "{error}");
         assert!(error.starts_with(&format!("posthorn: {file}:")), "{error}");
         assert!(error.contains(expected), "{from} -> {to}: {error}");
+        let place = error.trim_start_matches(&format!("posthorn: {file}:"));
+        let has_line = place.starts_with(|letter: char| letter.is_ascii_digit());
+        assert!(has_line, "{error}");
         std::fs::remove_file(path.with_extension("log")).unwrap();
     }
+    // What would fill the memory is refused before it does.
+    let names = "abcdefghijkl".as_bytes();
+    let bomb =
+        names.windows(2).fold("a: &a [x, x, x, x, x, x, x, x, x, x]\n".to_owned(), |text, pair| {
+            let (before, name) = (pair[0] as char, pair[1] as char);
+            let ten = vec![format!("*{before}"); 10].join(", ");
+            format!("{text}{name}: &{name} [{ten}]\n")
+        });
+    let bombs = [("aliases", bomb), ("depth", "[".repeat(1_000_000))];
+    for (what, text) in bombs {
+        std::fs::write(&path, text).unwrap();
+        let (status, error) = Process::start_in_vain(&path).await;
+        assert_eq!(status.code(), Some(2), "{what}: {error}");
+        assert!(error.starts_with(&format!("posthorn: {file}")), "{what}: {error}");
+        std::fs::remove_file(path.with_extension("log")).unwrap();
+    }
+    std::fs::File::create(&path).unwrap().set_len(1 << 30).unwrap();
+    let (status, error) = Process::start_in_vain(&path).await;
+    assert_eq!(status.code(), Some(2), "{error}");
+    assert!(error.contains("it has more than 16777216 bytes"), "{error}");
+    std::fs::remove_file(path.with_extension("log")).unwrap();
     let key = cluster.folder().join("node-0.key");
     for (what, papers) in [("missing", None), ("broken", Some("no key"))] {
         match papers {

@@ -18,6 +18,7 @@ pub mod message;
 pub mod model;
 pub mod outbox;
 pub mod placement;
+pub mod proxies;
 pub mod recent;
 pub mod roster;
 pub mod route;

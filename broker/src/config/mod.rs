@@ -12,6 +12,7 @@ pub mod aws;
 mod domain;
 pub mod jwt;
 pub mod node;
+mod place;
 pub mod principals;
 mod secret;
 mod source;
@@ -130,7 +131,7 @@ impl Config {
         if let Ok(config) = &mut config {
             config.files.clone_from(&files);
         }
-        (config, files)
+        (config.map_err(ConfigError::placed), files)
     }
 
     /// The sections that only take effect when a node starts, as far as they differ.

@@ -10,6 +10,7 @@ use serde::de::{Deserializer, Error, Unexpected};
 use crate::config::tls::TlsSettings;
 use crate::config::values::{Limit, Millis, Seconds};
 use posthorn_core::ids::{ClusterName, NodeId};
+use posthorn_core::proxies::{NotAnIpBlock, Proxies};
 
 /// Who this node is, and where its disk lies.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -99,6 +100,13 @@ pub struct EdgeSettings {
     pub url_bytes_max: u32,
     /// Open connections on this node, handshakes included. Further ones are refused with 503.
     pub connections_max: Limit<u64>,
+    /// Of these, from one IPv4 address, or from IPv6 addresses that begin with the same 64 bits. Further
+    /// ones are refused with 429.
+    pub connections_per_address_max: Limit<u64>,
+    /// Proxies that are believed: what `X-Forwarded-For`, `-Proto` and `-Port` say of a client counts
+    /// only where it comes from these. Addresses, or with `/` and how many bits of one count.
+    #[serde(deserialize_with = "proxies")]
+    pub trusted_proxies: Proxies,
     /// A larger message from a client closes its connection with 1009.
     pub message_bytes_max: Limit<u64>,
     /// A larger frame from a client closes its connection with 1009.
@@ -199,6 +207,8 @@ impl Default for EdgeSettings {
             header_bytes_max: 16 * 1024,
             url_bytes_max: 4096,
             connections_max: Limit(None),
+            connections_per_address_max: Limit(None),
+            trusted_proxies: Proxies::default(),
             message_bytes_max: Limit(Some(128 * 1024)),
             frame_bytes_max: Limit(Some(32 * 1024)),
             fragments_max: Limit(Some(4096)),
@@ -302,4 +312,13 @@ fn node_id<'de, D: Deserializer<'de>>(deserializer: D) -> Result<NodeId, D::Erro
 fn cluster_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ClusterName, D::Error> {
     let written = String::deserialize(deserializer)?;
     ClusterName::try_from(&*written).map_err(D::Error::custom)
+}
+
+fn proxies<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Proxies, D::Error> {
+    let parse = |text: String| {
+        let block = text.parse();
+        block.map_err(|error: NotAnIpBlock| D::Error::custom(format!("`{text}`: {error}")))
+    };
+    let written = Vec::<String>::deserialize(deserializer)?;
+    written.into_iter().map(parse).collect::<Result<_, _>>().map(Proxies)
 }

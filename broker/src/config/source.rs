@@ -13,6 +13,8 @@ use serde_json::Value;
 use serde_path_to_error::Segment;
 use serde_saphyr::Spanned;
 
+use crate::config::place::place_of;
+
 /// Larger than any sensible configuration; it keeps a wrong path from filling the memory.
 const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 const ENVIRONMENT_PREFIX: &str = "POSTHORN_";
@@ -75,6 +77,15 @@ impl ConfigError {
 
     pub(super) fn rule(file: &Path, key: &str, rule: String) -> ConfigError {
         ConfigError { file: file.to_owned(), place: None, key: key.to_owned(), rule }
+    }
+
+    /// Rules that look across keys do not know where these stand: it is looked up.
+    pub(super) fn placed(self) -> ConfigError {
+        let ConfigError { file, place, key, rule } = self;
+        let known = place.filter(|(line, _)| *line > 0);
+        let look_up = || place_of(&text_of(&file).ok()?, &key);
+        let place = known.or_else(look_up);
+        ConfigError { file, place, key, rule }
     }
 
     /// A fault of an item that stands at `key`.

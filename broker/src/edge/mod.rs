@@ -3,17 +3,18 @@
 mod head;
 mod linger;
 mod opening;
+mod places;
 mod session;
 mod socket;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use posthorn_core::connection::Limits;
 use posthorn_core::frames::FrameLimits;
+use posthorn_core::proxies::Proxies;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
@@ -25,8 +26,10 @@ use tracing::{debug, warn};
 
 use crate::config::node::EdgeSettings;
 use crate::edge::head::HeadLimits;
+use crate::edge::places::{Addresses, Places};
 use crate::edge::session::Pace;
 use crate::exchange::Gateway;
+use crate::exchange::population::Population;
 use crate::telemetry::Refused;
 use crate::tls::ServerTls;
 
@@ -35,6 +38,11 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const BACKLOG: u32 = 4096;
 /// What is spoken above TLS (ALPN): a WebSocket begins as HTTP/1.1.
 pub(crate) const PROTOCOLS: &[&str] = &["http/1.1"];
+const TOO_MANY: &[u8] =
+    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nContent-Length: 0\r\n\
+    Connection: close\r\n\r\n";
+const TOO_MANY_OF_ADDRESS: &[u8] = b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 5\r\n\
+    Content-Length: 0\r\nConnection: close\r\n\r\n";
 
 /// The settings of the edge, believed, and what its tasks share.
 pub(crate) struct Edge {
@@ -50,7 +58,9 @@ pub(crate) struct Edge {
     lifetime_jitter_percent: u8,
     connections_max: Option<u64>,
     /// Sockets of clients, handshakes included.
-    sockets: AtomicU64,
+    sockets: Population,
+    addresses: Option<Arc<Addresses>>,
+    proxies: Proxies,
 }
 
 /// Who connected, and where.
@@ -95,7 +105,9 @@ impl Edge {
             lifetime_max: settings.lifetime_s.0.map(|lifetime| lifetime.0),
             lifetime_jitter_percent: settings.lifetime_jitter_percent,
             connections_max: settings.connections_max.0,
-            sockets: AtomicU64::new(0),
+            sockets: Population::default(),
+            addresses: settings.connections_per_address_max.0.map(Addresses::new),
+            proxies: settings.trusted_proxies.clone(),
         })
     }
 
@@ -122,19 +134,18 @@ impl Edge {
     }
 
     fn accept(self: Arc<Edge>, stream: TcpStream, address: SocketAddr, tasks: &TaskTracker) {
-        let sockets = self.sockets.fetch_add(1, Ordering::Relaxed);
-        if self.connections_max.is_some_and(|max| sockets >= max) {
-            self.sockets.fetch_sub(1, Ordering::Relaxed);
-            self.gateway.metrics().edge.refused.at(Refused::TooMany).increment(1);
-            if self.tls.is_none() {
-                refuse_at_once(&stream);
+        let places = match self.let_in(address.ip()) {
+            Ok(places) => places,
+            Err((label, response)) => {
+                self.gateway.metrics().edge.refused.at(label).increment(1);
+                if self.tls.is_none() {
+                    // Without reading, as cheaply as can be.
+                    let _ = stream.try_write(response);
+                }
+                return;
             }
-            return;
-        }
-        let Ok(local) = stream.local_addr() else {
-            self.sockets.fetch_sub(1, Ordering::Relaxed);
-            return;
         };
+        let Ok(local) = stream.local_addr() else { return };
         // Messages are small and are to leave at once.
         let _ = stream.set_nodelay(true);
         let deadline = Instant::now() + self.handshake_timeout;
@@ -142,27 +153,43 @@ impl Edge {
         let tracker = tasks.clone();
         // Two tasks of two sizes: who comes in plain text does not pay for TLS.
         match self.tls.as_ref().map(|tls| tls.acceptor()) {
-            None => tasks.spawn(self.open(stream, peer, deadline, tracker)),
+            None => tasks.spawn(self.open(stream, peer, deadline, tracker, places)),
             Some(acceptor) => tasks.spawn(async move {
-                match shake_hands(&self, acceptor, stream, deadline).await {
-                    Some(stream) => self.open(stream, peer, deadline, tracker).await,
-                    None => drop(self.sockets.fetch_sub(1, Ordering::Relaxed)),
+                if let Some(stream) = shake_hands(&self, acceptor, stream, deadline).await {
+                    self.open(stream, peer, deadline, tracker, places).await;
                 }
             }),
         };
     }
 
-    async fn open<S>(self: Arc<Edge>, stream: S, peer: Peer, deadline: Instant, tasks: TaskTracker)
-    where
+    /// Whether one more may come from there. Behind a proxy are many, who are told apart later.
+    fn let_in(&self, address: IpAddr) -> Result<Places, (Refused, &'static [u8])> {
+        let node = self.sockets.enter(self.connections_max);
+        let node = node.ok_or((Refused::TooMany, TOO_MANY))?;
+        let addresses = self.addresses.as_ref().filter(|_| !self.proxies.trust(address));
+        let address = addresses
+            .map(|addresses| addresses.enter(address))
+            .map(|place| place.ok_or((Refused::TooManyOfAddress, TOO_MANY_OF_ADDRESS)))
+            .transpose()?;
+        Ok(Places { _node: node, address, stage: None })
+    }
+
+    async fn open<S>(
+        self: Arc<Edge>,
+        stream: S,
+        peer: Peer,
+        deadline: Instant,
+        tasks: TaskTracker,
+        mut places: Places,
+    ) where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        match opening::open(&self, stream, peer, deadline).await {
+        if let Some(session) = opening::open(&self, stream, peer, deadline, &mut places).await {
             // A task of its own, so that what the handshake needed is not kept beside it.
-            Some(session) => drop(tasks.spawn(async move {
+            tasks.spawn(async move {
                 session.run().await;
-                self.sockets.fetch_sub(1, Ordering::Relaxed);
-            })),
-            None => drop(self.sockets.fetch_sub(1, Ordering::Relaxed)),
+                drop(places);
+            });
         }
     }
 
@@ -196,13 +223,6 @@ async fn shake_hands(
             None
         }
     }
-}
-
-/// Answers without reading, as cheaply as can be.
-fn refuse_at_once(stream: &TcpStream) {
-    let response = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nContent-Length: 0\r\n\
-        Connection: close\r\n\r\n";
-    let _ = stream.try_write(response);
 }
 
 /// Opens the listener of the edge.

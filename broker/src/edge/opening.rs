@@ -1,6 +1,7 @@
 //! One handshake, from the first byte to its answer: it does what [`Connection`] decides.
 
 use std::future::Future;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,11 +11,13 @@ use posthorn_core::address::without_port;
 use posthorn_core::connection::{Action, CloseCause, Connection};
 use posthorn_core::event::connection_info::ConnectionInfo;
 use posthorn_core::ids::ConnectionId;
+use posthorn_core::proxies::{Chain, Proxies};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 use crate::clock::epoch_ms;
 use crate::edge::head::{self, BadHead, Head};
 use crate::edge::linger;
+use crate::edge::places::Places;
 use crate::edge::session::Session;
 use crate::edge::socket::Socket;
 use crate::edge::{Edge, Peer};
@@ -62,6 +65,7 @@ pub(super) async fn open<S>(
     mut stream: S,
     peer: Peer,
     deadline: tokio::time::Instant,
+    places: &mut Places,
 ) -> Option<Session<S>>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -79,26 +83,20 @@ where
         }
     };
     let started = Instant::now();
-    let admitted = match edge.gateway.admit(&head.host, &head.path) {
-        Admission::Admitted(admitted) => admitted,
-        Admission::UnknownStage => {
-            refuse(edge, &mut stream, Refused::UnknownStage, Reply::message(403, "Forbidden"))
-                .await;
-            return None;
-        }
-        Admission::NotReady => {
-            let reply = Reply::message(503, "Service Unavailable").with("Retry-After", "1");
-            refuse(edge, &mut stream, Refused::NotReady, reply).await;
+    let Admitted { stage, owner } = match admit(edge, &head, peer, places) {
+        Ok(admitted) => admitted,
+        Err((label, reply)) => {
+            refuse(edge, &mut stream, label, reply).await;
             return None;
         }
     };
-    let Admitted { stage, owner } = admitted;
-    let Some(mut info) = describe(&head, &stage, peer) else {
+    let client = client(&edge.proxies, &head, peer);
+    let Some(mut info) = describe(&head, &stage, client.ip) else {
         let reply = Reply::message(503, "Service Unavailable");
         refuse(edge, &mut stream, Refused::NotReady, reply).await;
         return None;
     };
-    let mut parts = parts(head.clone(), peer);
+    let mut parts = parts(head.clone(), client);
     let mut machine = Connection::new(edge.limits.clone(), edge.random_lifetime());
     match edge.gateway.judge(&stage, &info, &mut parts).await {
         Ok(entry) => {
@@ -136,9 +134,73 @@ where
     session
 }
 
+/// Whether the request leads anywhere, and there is a place for one more.
+fn admit(
+    edge: &Edge,
+    head: &Head,
+    peer: Peer,
+    places: &mut Places,
+) -> Result<Admitted, (Refused, Reply)> {
+    let too_many = || Reply::message(429, "Too Many Requests").with("Retry-After", "5");
+    if let (Some(addresses), None) = (&edge.addresses, &places.address) {
+        let Client { ip, .. } = client(&edge.proxies, head, peer);
+        places.address = addresses.enter(ip);
+        if places.address.is_none() {
+            return Err((Refused::TooManyOfAddress, too_many()));
+        }
+    }
+    let admitted = match edge.gateway.admit(&head.host, &head.path) {
+        Admission::Admitted(admitted) => admitted,
+        Admission::UnknownStage => {
+            return Err((Refused::UnknownStage, Reply::message(403, "Forbidden")));
+        }
+        Admission::NotReady => {
+            let reply = Reply::message(503, "Service Unavailable").with("Retry-After", "1");
+            return Err((Refused::NotReady, reply));
+        }
+    };
+    places.stage = admitted.stage.connections.enter(admitted.stage.connections_max);
+    match places.stage {
+        Some(_) => Ok(admitted),
+        None => Err((Refused::TooManyOfStage, too_many())),
+    }
+}
+
+/// Who sent a request, as far as proxies are believed.
+struct Client {
+    ip: IpAddr,
+    /// The client and the proxies behind it.
+    addresses: String,
+    port: String,
+    is_secure: bool,
+}
+
+fn client(proxies: &Proxies, head: &Head, peer: Peer) -> Client {
+    let ip = peer.address.ip();
+    let values = |name: &'static str| {
+        let is_named = move |(other, _): &&(String, String)| other.eq_ignore_ascii_case(name);
+        head.headers.iter().filter(is_named).map(|(_, value)| value.trim())
+    };
+    let Chain { client, addresses } = proxies.chain(ip, values("x-forwarded-for"));
+    let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+    let believed = |name| values(name).next_back().filter(|_| proxies.trust(ip));
+    let is_port = |port: &&str| port.parse::<u16>().is_ok();
+    let port = believed("x-forwarded-port").filter(is_port);
+    Client {
+        ip: client,
+        addresses: addresses.join(", "),
+        port: port.map_or_else(|| peer.local.port().to_string(), str::to_owned),
+        is_secure: match believed("x-forwarded-proto") {
+            Some("https" | "wss") => true,
+            Some("http" | "ws") => false,
+            Some(_) | None => peer.is_secure,
+        },
+    }
+}
+
 /// A new connection of the client that sent this request. None where the system has no random bits,
 /// without which its ID could be guessed.
-fn describe(head: &Head, stage: &Stage, peer: Peer) -> Option<ConnectionInfo> {
+fn describe(head: &Head, stage: &Stage, source_ip: IpAddr) -> Option<ConnectionInfo> {
     let mut bits = [0; ConnectionId::BYTES];
     getrandom::fill(&mut bits).ok()?;
     let is_user_agent = |(name, _): &&(String, String)| name.eq_ignore_ascii_case("user-agent");
@@ -149,7 +211,7 @@ fn describe(head: &Head, stage: &Stage, peer: Peer) -> Option<ConnectionInfo> {
         stage: stage.name.clone(),
         domain_name: without_port(&head.host).into(),
         host: head.host.as_str().into(),
-        source_ip: peer.address.ip().to_canonical(),
+        source_ip,
         user_agent: user_agent.map(Into::into),
         connected_at_ms: epoch_ms(),
         api_key: None,
@@ -164,16 +226,17 @@ fn instant_of(epoch_s: u64) -> Option<Instant> {
     Instant::now().checked_add(left)
 }
 
-fn parts(head: Head, peer: Peer) -> HandshakeParts {
+fn parts(head: Head, client: Client) -> HandshakeParts {
+    let Client { ip: _, addresses, port, is_secure } = client;
     HandshakeParts {
         headers: head.headers,
         path: head.path,
         query: head.query.unwrap_or_default(),
         subprotocols: head.subprotocols,
         subprotocol_default: None,
-        addresses: peer.address.ip().to_canonical().to_string(),
-        port: peer.local.port().to_string(),
-        is_secure: peer.is_secure,
+        addresses,
+        port,
+        is_secure,
         authorizer_latency_ms: None,
     }
 }

@@ -13,6 +13,7 @@ mod mail;
 pub mod mailbox;
 pub mod outbound;
 pub mod outcome;
+pub mod population;
 pub mod scope;
 mod signed;
 pub mod stage;

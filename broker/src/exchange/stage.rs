@@ -20,6 +20,7 @@ use crate::config::principals::PrincipalSettings;
 use crate::exchange::account::StageLog;
 use crate::exchange::api_keys::ApiKeys;
 use crate::exchange::gate::Door;
+use crate::exchange::population::Population;
 use crate::exchange::throttles::{Limiter, Place, Throttles};
 use crate::integration::{Clients, Integration};
 use crate::telemetry::{Destination, Metrics, RouteMetrics, StageMetrics};
@@ -37,6 +38,8 @@ pub struct Stages {
 pub struct Lasting {
     clients: Mutex<Clients>,
     integrations: Mutex<BTreeMap<IntegrationPlace, Made>>,
+    /// By API and stage.
+    populations: Mutex<BTreeMap<[Arc<str>; 2], Population>>,
     throttles: Throttles,
     usage: Arc<Mutex<Usage>>,
 }
@@ -64,6 +67,9 @@ pub struct Stage {
     pub connect_limiter: Option<Limiter>,
     /// From which web pages browsers may connect. None is from all.
     pub allowed_origins: Option<OriginRules>,
+    /// At this node, those that are being opened included.
+    pub connections: Population,
+    pub connections_max: Option<u64>,
     pub binary_messages: BinaryMessages,
     /// In the names that authorizers and policies know the stage by.
     pub region: Arc<str>,
@@ -89,6 +95,7 @@ impl Lasting {
         Lasting {
             clients: Mutex::new(Clients::new(aws)),
             integrations: Mutex::default(),
+            populations: Mutex::default(),
             throttles: Throttles::default(),
             usage: Arc::default(),
         }
@@ -102,6 +109,11 @@ impl Lasting {
             self.integrations.lock().clear();
         }
         clients.clone()
+    }
+
+    fn population(&self, api: &Arc<str>, stage: &Arc<str>) -> Population {
+        let mut populations = self.populations.lock();
+        populations.entry([api.clone(), stage.clone()]).or_default().clone()
     }
 
     /// One that is as it was keeps its connections and its places.
@@ -137,6 +149,7 @@ impl Stages {
         let by_api = by_api.collect();
         throttles.forget_unused();
         lasting.integrations.lock().retain(|_, made| made.integration.strong_count() > 0);
+        lasting.populations.lock().retain(|_, population| population.is_shared());
         Stages { addresses: config.addresses.clone(), account: account.clone(), by_api }
     }
 
@@ -212,6 +225,8 @@ impl Maker<'_> {
             account: self.account.clone(),
             connect_limiter: limiter(RouteKey::CONNECT),
             allowed_origins: settings.allowed_origins.clone(),
+            connections: self.lasting.population(&api.id, name),
+            connections_max: settings.connections_max,
             binary_messages: settings.binary_messages,
             region: clients.aws().region.clone(),
             account_id: clients.aws().account_id.clone(),

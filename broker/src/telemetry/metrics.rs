@@ -94,6 +94,8 @@ label! {
         BackendFailed => "backend_failed",
         NotReady => "not_ready",
         TooMany => "too_many",
+        TooManyOfAddress => "too_many_of_address",
+        TooManyOfStage => "too_many_of_stage",
         TimedOut => "timed_out",
         Tls => "tls",
         ClientLeft => "client_left",

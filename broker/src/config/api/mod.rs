@@ -42,6 +42,7 @@ pub use crate::config::api::limits::ApiKeySource;
 use crate::config::api::model::WrittenModel;
 use crate::config::source::Fault;
 use crate::config::throttling::WrittenThrottle;
+use crate::config::values::Limit;
 
 /// One API, believed.
 #[derive(Debug, Clone)]
@@ -71,6 +72,8 @@ pub struct StageSettings {
     /// Who says whether a client may connect.
     pub authorization: Authorization,
     pub allowed_origins: Option<OriginRules>,
+    /// Connections at one node at once. Further ones are refused with 429. None is as many as come.
+    pub connections_max: Option<u64>,
     /// From where the API key comes that a client must have, if it must have one.
     pub api_key: Option<ApiKeySource>,
     /// Of each route that has a limit. `$connect` may have one without being a route.
@@ -159,6 +162,10 @@ struct WrittenStage {
     /// From which web pages browsers may connect; from all where it is missing. Clients that send
     /// no `Origin` are no browsers.
     allowed_origins: Option<Vec<Spanned<String>>>,
+    /// Connections of this stage at one node, those that are being opened included. Further ones are
+    /// refused with 429. API Gateway has no such limit.
+    #[serde(default = "no_limit")]
+    connections_max: Limit<u64>,
     #[serde(default)]
     binary_messages: BinaryMessages,
     /// How often, at each node, every route may be used: the handshakes of `$connect`, the messages
@@ -262,6 +269,7 @@ impl WrittenStage {
             throttles: self.throttles(&place, api)?,
             authorization,
             allowed_origins: self.origin_rules(&place)?,
+            connections_max: self.connections_max.0,
             binary_messages: self.binary_messages,
             access_log: self
                 .access_log_settings
@@ -326,6 +334,10 @@ impl WrittenRoute {
         }
         Ok(expression.is_some() || !self.route_responses.is_empty())
     }
+}
+
+fn no_limit() -> Limit<u64> {
+    Limit(None)
 }
 
 fn is_name(text: &str) -> bool {

@@ -17,6 +17,7 @@ use std::net::IpAddr;
 use crate::auth::pattern::{Pattern, UnknownVariable};
 use crate::auth::policy::read::Version;
 use crate::auth::time::parse_extended;
+use crate::proxies::IpBlock;
 use crate::route::json::{Kind, Value};
 
 /// What conditions ask about.
@@ -96,18 +97,11 @@ enum Test {
     Equals(Vec<String>),
     EqualsIgnoringCase(Vec<String>),
     Like(Vec<Pattern>),
-    Within(Vec<Block>),
+    Within(Vec<IpBlock>),
     Is(Vec<bool>),
     Seconds(Order, Vec<u64>),
     Milliseconds(Order, Vec<u64>),
     IsAbsent(Vec<bool>),
-}
-
-/// The addresses that begin with the same bits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Block {
-    address: IpAddr,
-    bits: u32,
 }
 
 pub(super) fn read(
@@ -158,7 +152,7 @@ fn read_one(
                 Comparison::Equals | Comparison::Like => Test::Equals(texts),
             }
         }
-        Operator::Address => Test::Within(all(&texts, Block::parse).ok_or_else(bad)?),
+        Operator::Address => Test::Within(all(&texts, |text| text.parse().ok()).ok_or_else(bad)?),
         Operator::Bool => Test::Is(all(&texts, boolean).ok_or_else(bad)?),
         Operator::Null => Test::IsAbsent(all(&texts, boolean).ok_or_else(bad)?),
         Operator::Number(order) => Test::Seconds(order, all(&texts, number).ok_or_else(bad)?),
@@ -278,35 +272,6 @@ impl Order {
             Order::LessOrEqual => found <= wanted,
             Order::Greater => found > wanted,
             Order::GreaterOrEqual => found >= wanted,
-        }
-    }
-}
-
-impl Block {
-    /// `192.0.2.0/24`, `2001:db8::/32`, or an address alone.
-    fn parse(text: &str) -> Option<Block> {
-        let (address, bits) = match text.split_once('/') {
-            Some((address, bits)) => (address, Some(number(bits)?)),
-            None => (text, None),
-        };
-        let address: IpAddr = address.parse().ok()?;
-        let bits_max = if address.is_ipv4() { 32 } else { 128 };
-        let bits = u32::try_from(bits.unwrap_or(bits_max)).ok()?;
-        (u64::from(bits) <= bits_max).then_some(Block { address, bits })
-    }
-
-    /// An IPv4 address is itself even if it comes as an IPv6 address.
-    fn contains(&self, address: IpAddr) -> bool {
-        match (self.address, address.to_canonical()) {
-            (IpAddr::V4(own), IpAddr::V4(other)) => {
-                let difference = own.to_bits() ^ other.to_bits();
-                difference.leading_zeros() >= self.bits
-            }
-            (IpAddr::V6(own), IpAddr::V6(other)) => {
-                let difference = own.to_bits() ^ other.to_bits();
-                difference.leading_zeros() >= self.bits
-            }
-            (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => false,
         }
     }
 }
