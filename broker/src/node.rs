@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
-use crate::api::{self, Callers, admin};
+use crate::api::{self, Api, Callers, admin};
 use crate::config::Config;
 use crate::config::tls::TlsSettings;
 use crate::consensus::{Consensus, Fence, StartError, Started};
@@ -42,6 +42,8 @@ pub struct Node {
     gateway: Arc<Gateway>,
     started: Started,
     edge_tls: Option<Arc<ServerTls>>,
+    api_tls: Option<Arc<ServerTls>>,
+    callers: Arc<Callers>,
     /// What is made anew when its files change.
     watched_certificates: Vec<Watched>,
     watched_definitions: Watched,
@@ -89,6 +91,10 @@ impl Node {
         let edge_tls = edge_tls
             .map(|tls| listener_tls("edge.tls", tls, edge::PROTOCOLS, &mut watched_certificates))
             .transpose()?;
+        let api_tls = config.api.tls.as_ref();
+        let api_tls = api_tls
+            .map(|tls| listener_tls("api.tls", tls, api::PROTOCOLS, &mut watched_certificates))
+            .transpose()?;
         let listeners = Listeners::open(&config)?;
         let fabric = Fabric::bind(fabric_settings(&config)).map_err(NodeError::Fabric)?;
         watched_certificates.push(Watched::new(Arc::new(fabric.clone())));
@@ -108,6 +114,9 @@ impl Node {
         })?;
         let lasting = Lasting::new(config.aws.clone());
         let stages = Stages::new(&config, &lasting, &metrics);
+        let key_sets = lasting.key_sets();
+        let callers = Callers::new(&config.principals, config.api.insecure, key_sets);
+        let callers = Arc::new(callers);
         let outbox_limits = OutboxLimits {
             bytes_max: config.edge.outbox_bytes_max as usize,
             messages_max: config.edge.outbox_messages_max as usize,
@@ -122,7 +131,8 @@ impl Node {
             reply_bytes_max,
             metrics.clone(),
         );
-        let definitions = Definitions::new(&config, gateway.clone(), lasting, metrics);
+        let definitions =
+            Definitions::new(&config, gateway.clone(), callers.clone(), lasting, metrics);
         let watched_definitions = Watched::new(Arc::new(definitions));
         let listening = listeners.listening(fabric.local_address())?;
         Ok(Node {
@@ -134,6 +144,8 @@ impl Node {
             gateway,
             started,
             edge_tls,
+            api_tls,
+            callers,
             watched_certificates,
             watched_definitions,
         })
@@ -141,10 +153,15 @@ impl Node {
 
     /// Whether a node could start with these settings, as far as that shows without starting it.
     pub fn check(config: &Config) -> Result<(), NodeError> {
-        let tls = config.edge.tls.as_ref();
-        tls.map(|tls| listener_tls("edge.tls", tls, edge::PROTOCOLS, &mut Vec::new()))
-            .transpose()
-            .map(|_| ())
+        for (key, tls, protocols) in [
+            ("edge.tls", &config.edge.tls, edge::PROTOCOLS),
+            ("api.tls", &config.api.tls, api::PROTOCOLS),
+        ] {
+            if let Some(tls) = tls {
+                listener_tls(key, tls, protocols, &mut Vec::new())?;
+            }
+        }
+        Ok(())
     }
 
     pub fn listening(&self) -> Listening {
@@ -179,11 +196,9 @@ impl Node {
         spawn(&background, &all, self.watched_definitions.keep_fresh(hangups, outcomes));
         let edge = Edge::new(&config.edge, self.edge_tls, gateway.clone());
         doors.spawn(edge.serve(edge_listener, clients.clone(), accepting.clone()));
-        let callers = Arc::new(Callers::new(&config.principals, config.api.insecure));
-        let (api, admin) = (config.api.clone(), config.admin.clone());
-        let served =
-            api::serve(api_listener, api, gateway.clone(), callers.clone(), cancelled(&serving));
-        doors.spawn(served);
+        let (callers, admin) = (self.callers, config.admin.clone());
+        let api = Api::new(&config.api, self.api_tls, gateway.clone(), callers.clone());
+        doors.spawn(api.serve(api_listener, cancelled(&serving)));
         let stop_admin = cancelled(&all);
         doors.spawn(admin::serve(
             admin_listener,

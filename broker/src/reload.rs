@@ -16,6 +16,7 @@ use ring::digest;
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
+use crate::api::Callers;
 use crate::config::Config;
 use crate::exchange::Gateway;
 use crate::exchange::stage::{Lasting, Stages};
@@ -40,6 +41,7 @@ pub(crate) struct Definitions {
     /// As the node was started with it.
     started: Config,
     gateway: Arc<Gateway>,
+    callers: Arc<Callers>,
     lasting: Lasting,
     metrics: Arc<Metrics>,
     /// What the last reading read, also in vain.
@@ -50,11 +52,12 @@ impl Definitions {
     pub(crate) fn new(
         config: &Config,
         gateway: Arc<Gateway>,
+        callers: Arc<Callers>,
         lasting: Lasting,
         metrics: Arc<Metrics>,
     ) -> Definitions {
         let files = Mutex::new(config.files.clone());
-        Definitions { started: config.clone(), gateway, lasting, metrics, files }
+        Definitions { started: config.clone(), gateway, callers, lasting, metrics, files }
     }
 }
 
@@ -71,6 +74,7 @@ impl Reload for Definitions {
         let (config, files) = Config::load_noting_files(&self.started.path);
         *self.files.lock() = files;
         let config = config.map_err(|error| error.to_string())?;
+        self.callers.replace(&config.principals);
         self.gateway.set_stages(Stages::new(&config, &self.lasting, &self.metrics));
         let sections = self.started.sections_that_differ(&config);
         if !sections.is_empty() {

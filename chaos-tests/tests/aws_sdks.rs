@@ -58,9 +58,7 @@ async fn calls_are_answered(command: impl Fn() -> Command, gone: &Value, large: 
     // Another node than the owner's.
     let endpoint = format!("http://{}/dev", cluster.node(1).at("api"));
     let mut sdk = Sdk::start(command(), &endpoint, SECRET);
-    let done = |status: u16| {
-        json!({ "status": status, "repetitions": 0, "sourceIp": null, "connectedAt": null })
-    };
+    let done = |status: u16| json!({ "status": status, "repetitions": 0, "sourceIp": null, "connectedAt": null });
     for text in ["hello", "", "größer"] {
         assert_eq!(sdk.call("post", &id, text.as_bytes()).await, done(200));
         assert_eq!(client.text().await, text);
@@ -168,7 +166,8 @@ impl LossyProxy {
 
 async fn relay(caller: TcpStream, node: std::net::SocketAddr, losses: Arc<AtomicU32>) {
     let node = TcpStream::connect(node).await.unwrap();
-    let ((mut asked, mut told), (mut answers, mut requests)) = (caller.into_split(), node.into_split());
+    let ((mut asked, mut told), (mut answers, mut requests)) =
+        (caller.into_split(), node.into_split());
     let asking = tokio::spawn(async move { tokio::io::copy(&mut asked, &mut requests).await });
     let mut answer = vec![0; 64 * 1024];
     while let Ok(read @ 1..) = answers.read(&mut answer).await {

@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "what is not as expected is to end a test")]
 
+use std::path::Path;
+
 use posthorn_chaos::backend::Backend;
 use posthorn_chaos::client::Client;
 use posthorn_chaos::cluster::{Cluster, Options};
@@ -444,8 +446,7 @@ fn an_exposed_listener_that_is_not_safe_and_a_principal_that_is_not_clear_are_re
     let check = |from: &str, to: &str| {
         assert!(good.contains(from), "{from}");
         std::fs::write(&path, good.replace(from, to)).unwrap();
-        let output = std::process::Command::new(binary()).arg("check").arg(&path).output().unwrap();
-        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+        outcome(&path)
     };
     assert_eq!(check("", ""), (Some(0), String::new()));
     for door in ["edge", "api"] {
@@ -458,6 +459,14 @@ fn an_exposed_listener_that_is_not_safe_and_a_principal_that_is_not_clear_are_re
         assert_eq!((status, error), (Some(2), expected));
         assert_eq!(check(&listen(door), &insecure(door)), (Some(0), String::new()));
     }
+    let nobody = good.split_once("principals:\n").unwrap();
+    let nobody = format!("{}apis:\n{}", nobody.0, nobody.1.split_once("apis:\n").unwrap().1);
+    let tls = format!("{}, tls: {{ cert_file: node-0.pem, key_file: node-0.key }}", exposed("api"));
+    std::fs::write(&path, nobody.replace(&listen("api"), &tls)).unwrap();
+    let (status, error) = outcome(&path);
+    assert_eq!(status, Some(2));
+    assert!(error.contains("beyond loopback, and there are no principals"), "{error}");
+    assert_eq!(check(&listen("api"), &tls), (Some(0), String::new()));
     // There is somebody who may administer.
     assert_eq!(check(&listen("admin"), &exposed("admin")), (Some(0), String::new()));
     for (from, to, expected) in [
@@ -471,15 +480,10 @@ fn an_exposed_listener_that_is_not_safe_and_a_principal_that_is_not_clear_are_re
         ("AKIDGAME", "AKIDALL", "principals: the access key ID `AKIDALL` is there twice"),
         (
             "_rate_limit: 0.001",
-            "_rate_limit: 0",
-            "principals.slow.throttling_rate_limit: a rate is",
+            "_rate_limit: -1",
+            "principals.slow.throttling_rate_limit: is 0, or",
         ),
-        (
-            "_burst_limit: 2",
-            "_burst_limit: 0",
-            "principals.slow.throttling_burst_limit: a burst is",
-        ),
-        ("    throttling_burst_limit: 2\n", "", "a rate needs a throttling_burst_limit"),
+        ("    throttling_burst_limit: 2\n", "", "needs a throttling_burst_limit beside it"),
     ] {
         let (status, error) = check(from, to);
         if expected.is_empty() {
@@ -493,9 +497,14 @@ fn an_exposed_listener_that_is_not_safe_and_a_principal_that_is_not_clear_are_re
     let (from, to) = (listen("admin"), exposed("admin"));
     let nobody = good.replace("*/*/admin", "*/*/post").replace(&from, &to);
     std::fs::write(&path, nobody).unwrap();
-    let output = std::process::Command::new(binary()).arg("check").arg(&path).output().unwrap();
-    let error = String::from_utf8(output.stderr).unwrap();
+    let (_, error) = outcome(&path);
     assert!(error.contains("no principal has the permission */*/admin"), "{error}");
+}
+
+/// What `posthorn check` says.
+fn outcome(config: &Path) -> (Option<i32>, String) {
+    let output = std::process::Command::new(binary()).arg("check").arg(config).output().unwrap();
+    (output.status.code(), String::from_utf8(output.stderr).unwrap())
 }
 
 fn by<T>(token: Option<&str>, message: T) -> Request<T> {

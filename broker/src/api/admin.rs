@@ -44,7 +44,7 @@ pub(crate) async fn serve(
 }
 
 async fn metrics(State(admin): State<Admin>, headers: HeaderMap) -> Response {
-    if let Err(refused) = admin.judge(&headers) {
+    if let Err(refused) = admin.judge(&headers).await {
         return refused.into_response();
     }
     // Adding up is for who looks, not for who posts.
@@ -63,12 +63,12 @@ async fn readyz(State(admin): State<Admin>) -> impl IntoResponse {
 }
 
 impl Admin {
-    fn judge(&self, headers: &HeaderMap) -> Result<(), impl IntoResponse + use<>> {
+    async fn judge(&self, headers: &HeaderMap) -> Result<(), impl IntoResponse + use<>> {
         if self.is_open {
             return Ok(());
         }
         let challenge = [(header::WWW_AUTHENTICATE, "Bearer")];
-        match self.callers.by_token(headers) {
+        match self.callers.known().identify(headers, None).await {
             Ok(caller) if caller.may_administer() => Ok(()),
             Ok(_) => Err((StatusCode::FORBIDDEN, challenge, "needs the permission */*/admin\n")),
             Err(_) => Err((StatusCode::UNAUTHORIZED, challenge, "needs a bearer token\n")),

@@ -10,20 +10,46 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::http::{HeaderMap, header};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
+use posthorn_core::auth::jwt;
 use posthorn_core::auth::principal::{Principal, Principals, Verb, bearer_token};
 use posthorn_core::auth::throttle::{Throttle, Throttled, TokenBucket};
+use tracing::{debug, warn};
 
-use crate::config::principals::PrincipalSettings;
+use crate::clock;
+use crate::config::jwt::JwtSettings;
+use crate::config::principals::{JwtRule, PrincipalSettings};
 use crate::exchange::scope::Scope;
+use crate::integration::key_sets::{IssuerKeys, KeySets, NotVerified};
+
+/// Everyone who may call, as of one reading of the configuration.
+pub(crate) struct Callers {
+    known: RwLock<Arc<Known>>,
+    key_sets: KeySets,
+    /// Where there is nobody to be known, everybody may call.
+    is_insecure: bool,
+}
 
 /// Everyone who is known, and what each has called of late.
-pub(crate) struct Callers {
-    known: Principals,
+pub(super) struct Known {
+    principals: Principals,
     budgets: BTreeMap<Arc<str>, Arc<Budget>>,
+    issuers: Vec<Issuer>,
     /// Nobody is asked who he is.
     is_open: bool,
 }
+
+/// Somebody who says in JSON Web Tokens who their bearers are.
+struct Issuer {
+    jwt: JwtSettings,
+    keys: Arc<IssuerKeys>,
+    /// Who says all of these claims is that principal. The first that fits counts.
+    grants: Vec<(BTreeMap<String, String>, Arc<Principal>)>,
+}
+
+/// The names in the certificate that a connection showed.
+#[derive(Clone)]
+pub(super) struct Certified(pub(super) Arc<[String]>);
 
 /// One caller, for the time of one request or stream.
 #[derive(Clone)]
@@ -42,10 +68,13 @@ struct Budget {
 /// We do not know who calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Unauthenticated {
-    #[error("this call needs a bearer token")]
+    #[error("this call needs a bearer token or a client certificate")]
     Missing,
     #[error("the bearer token is not known")]
     UnknownToken,
+    /// Nothing is said of the token: whoever issued it may be one whose keys cannot be had just now.
+    #[error("the bearer token cannot be verified: the keys of an issuer cannot be had")]
+    NoKeys,
 }
 
 /// We know who calls, and he may not do that.
@@ -54,23 +83,59 @@ pub(super) enum Unauthenticated {
 pub(super) struct Denied;
 
 impl Callers {
-    /// `is_insecure`: where there is nobody to be known, everybody may call.
-    pub(crate) fn new(settings: &PrincipalSettings, is_insecure: bool) -> Callers {
-        let PrincipalSettings { known, throttles, users: _ } = settings;
+    pub(crate) fn new(
+        settings: &PrincipalSettings,
+        is_insecure: bool,
+        key_sets: KeySets,
+    ) -> Callers {
+        let known = Known::new(settings, is_insecure, &key_sets, &BTreeMap::new());
+        Callers { known: RwLock::new(Arc::new(known)), key_sets, is_insecure }
+    }
+
+    /// From the next call on, these are known and no others. A stream that is open goes on.
+    pub(crate) fn replace(&self, settings: &PrincipalSettings) {
+        let mut known = self.known.write();
+        let replaced = Known::new(settings, self.is_insecure, &self.key_sets, &known.budgets);
+        *known = Arc::new(replaced);
+    }
+
+    pub(super) fn known(&self) -> Arc<Known> {
+        self.known.read().clone()
+    }
+}
+
+impl Known {
+    /// Whose throttle is as it was keeps his budget.
+    fn new(
+        settings: &PrincipalSettings,
+        is_insecure: bool,
+        key_sets: &KeySets,
+        budgets: &BTreeMap<Arc<str>, Arc<Budget>>,
+    ) -> Known {
+        let PrincipalSettings { known: principals, throttles, jwt_rules, users: _ } = settings;
         let now = Instant::now();
-        let budgets = throttles.iter().map(|(name, throttle)| {
-            let bucket = Mutex::new(TokenBucket::new(now));
-            (name.clone(), Arc::new(Budget { throttle: *throttle, bucket }))
-        });
-        Callers {
-            known: known.clone(),
-            budgets: budgets.collect(),
-            is_open: is_insecure && known.is_empty(),
+        let budget = |(name, throttle): (&Arc<str>, &Throttle)| {
+            let kept = budgets.get(name).filter(|budget| budget.throttle == *throttle);
+            let fresh = || {
+                let bucket = Mutex::new(TokenBucket::new(now));
+                Arc::new(Budget { throttle: *throttle, bucket })
+            };
+            (name.clone(), kept.cloned().unwrap_or_else(fresh))
+        };
+        let is_open = is_insecure && principals.is_empty();
+        if is_open {
+            warn!("everybody may call the API: it is insecure, and there are no principals");
+        }
+        Known {
+            principals: principals.clone(),
+            budgets: throttles.iter().map(budget).collect(),
+            issuers: issuers_of(principals, jwt_rules, key_sets),
+            is_open,
         }
     }
 
-    pub(super) fn known(&self) -> &Principals {
-        &self.known
+    pub(super) fn principals(&self) -> &Principals {
+        &self.principals
     }
 
     /// The caller if nobody is asked who he is.
@@ -78,14 +143,41 @@ impl Callers {
         self.is_open.then_some(Caller { principal: None, budget: None })
     }
 
-    /// Who shows a bearer token.
-    pub(super) fn by_token(&self, headers: &HeaderMap) -> Result<Caller, Unauthenticated> {
+    /// Who shows a bearer token, or has shown a certificate.
+    pub(super) async fn identify(
+        &self,
+        headers: &HeaderMap,
+        certified: Option<&Certified>,
+    ) -> Result<Caller, Unauthenticated> {
         if let Some(anyone) = self.anyone() {
             return Ok(anyone);
         }
-        let token = token_of(headers).ok_or(Unauthenticated::Missing)?;
-        let principal = self.known.with_token(token).ok_or(Unauthenticated::UnknownToken)?;
-        Ok(self.caller(principal))
+        match (token_of(headers), certified) {
+            (Some(token), _) => self.by_token(token).await,
+            (None, Some(Certified(names))) if !headers.contains_key(header::AUTHORIZATION) => {
+                let mut names = names.iter();
+                let found = names.find_map(|name| self.principals.with_certificate_name(name));
+                found.map(|one| self.caller(one)).ok_or(Unauthenticated::Missing)
+            }
+            (None, _) => Err(Unauthenticated::Missing),
+        }
+    }
+
+    async fn by_token(&self, token: &str) -> Result<Caller, Unauthenticated> {
+        if let Some(principal) = self.principals.with_token(token) {
+            return Ok(self.caller(principal));
+        }
+        let mut refusal = Unauthenticated::UnknownToken;
+        let named = jwt::unverified_issuer(token).ok_or(refusal)?;
+        let is_named = |issuer: &&Issuer| *issuer.jwt.rules.issuer == *named;
+        for issuer in self.issuers.iter().filter(is_named) {
+            match issuer.identify(token).await {
+                Ok(principal) => return Ok(self.caller(principal)),
+                Err(Unauthenticated::NoKeys) => refusal = Unauthenticated::NoKeys,
+                Err(Unauthenticated::Missing | Unauthenticated::UnknownToken) => (),
+            }
+        }
+        Err(refusal)
     }
 
     /// A principal that has proved to be it.
@@ -93,6 +185,43 @@ impl Callers {
         let budget = self.budgets.get(&principal.name).cloned();
         Caller { principal: Some(principal.clone()), budget }
     }
+}
+
+impl Issuer {
+    async fn identify(&self, token: &str) -> Result<&Arc<Principal>, Unauthenticated> {
+        let claims = self.keys.verify(token).await.map_err(|error| match error {
+            NotVerified::Token(error) => {
+                debug!(%error, issuer = %self.jwt.rules.issuer, "a token is not believed");
+                Unauthenticated::UnknownToken
+            }
+            NotVerified::NoKeys(_) => Unauthenticated::NoKeys,
+        })?;
+        claims.check(&self.jwt.rules, clock::epoch_ms() / 1000).map_err(|error| {
+            debug!(%error, "a token is not good");
+            Unauthenticated::UnknownToken
+        })?;
+        let says_all = |(wanted, _): &&(BTreeMap<String, String>, _)| {
+            wanted.iter().all(|(name, text)| claims.says(name, text))
+        };
+        let granted = self.grants.iter().find(says_all);
+        granted.map(|(_, principal)| principal).ok_or(Unauthenticated::UnknownToken)
+    }
+}
+
+fn issuers_of(known: &Principals, rules: &[JwtRule], key_sets: &KeySets) -> Vec<Issuer> {
+    let mut issuers: Vec<Issuer> = Vec::new();
+    for JwtRule { principal, jwt, claims } in rules {
+        let Some(principal) = known.iter().find(|one| one.name == *principal) else { continue };
+        let grant = (claims.clone(), principal.clone());
+        match issuers.iter_mut().find(|issuer| issuer.jwt == *jwt) {
+            Some(issuer) => issuer.grants.push(grant),
+            None => {
+                let keys = key_sets.of(&jwt.keys);
+                issuers.push(Issuer { jwt: jwt.clone(), keys, grants: vec![grant] });
+            }
+        }
+    }
+    issuers
 }
 
 impl Caller {

@@ -53,18 +53,19 @@ impl Connections {
         }
     }
 
-    fn deadline<T>(&self, request: &Request<T>) -> Instant {
-        let asked = request.metadata().get("grpc-timeout").and_then(|value| value.to_str().ok());
-        let timeout = asked.and_then(parse_timeout).unwrap_or(self.post_timeout);
-        Instant::now() + timeout.min(TIMEOUT_MAX)
-    }
-
     /// Counts a call, and says with whose connections it may do that.
     fn judge<T>(&self, request: &Request<T>, verb: Verb) -> Result<Scope, Status> {
         let caller = caller_of(request)?;
         let scope = caller.scope(verb).map_err(Told::from)?;
-        caller.take().and_then(|()| self.gateway.charge_call()).map_err(Told::from)?;
+        let charged = caller.take().and_then(|()| self.gateway.charge_call());
+        charged.map_err(Told::from)?;
         Ok(scope)
+    }
+
+    fn deadline<T>(&self, request: &Request<T>) -> Instant {
+        let asked = request.metadata().get("grpc-timeout").and_then(|value| value.to_str().ok());
+        let timeout = asked.and_then(parse_timeout).unwrap_or(self.post_timeout);
+        Instant::now() + timeout.min(TIMEOUT_MAX)
     }
 }
 

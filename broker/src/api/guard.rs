@@ -8,7 +8,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use tonic::Status;
 
-use crate::api::callers::{Caller, Callers};
+use crate::api::callers::{Caller, Callers, Certified};
 use crate::api::status::Told;
 
 /// Lets pass whom we know, and tells the service who that is.
@@ -20,7 +20,8 @@ pub(super) async fn admit(
     if request.version() != Version::HTTP_2 {
         return StatusCode::HTTP_VERSION_NOT_SUPPORTED.into_response();
     }
-    match callers.by_token(request.headers()) {
+    let certified = request.extensions().get::<Certified>().cloned();
+    match callers.known().identify(request.headers(), certified.as_ref()).await {
         Ok(caller) => {
             request.extensions_mut().insert(caller);
             next.run(request).await

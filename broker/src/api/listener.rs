@@ -15,13 +15,16 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::codegen::Service as _;
 use tracing::{debug, warn};
+
+use crate::api::callers::Certified;
+use crate::tls::{ServerTls, client_names};
 
 /// What one HTTP/2 connection may have open at once.
 const STREAMS_MAX: u32 = 1024;
@@ -34,6 +37,8 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a connection may take to say which version it speaks.
 const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a TLS handshake may take.
+const TLS_TIMEOUT: Duration = Duration::from_secs(10);
 /// RFC 9113 section 3.4: as long as the first line of a request of HTTP/1.1 is at least.
 const PREFACE_BYTES: usize = 24;
 /// Open connections. Further ones wait in the backlog of the system.
@@ -41,44 +46,103 @@ const CONNECTIONS_MAX: usize = 8192;
 /// How long no connection is accepted after the process has run out of files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Serves until `stop` resolves, then lets the requests under way end.
-pub(super) async fn serve(listener: TcpListener, router: Router, stop: impl Future<Output = ()>) {
-    let ending = CancellationToken::new();
-    let tasks = TaskTracker::new();
-    tokio::select! {
-        () = accept(listener, router, &tasks, &ending) => (),
-        () = stop => (),
-    }
-    ending.cancel();
-    tasks.close();
-    tasks.wait().await;
+/// The listener and all that its connections share.
+pub(super) struct Door {
+    builder: Builder<TokioExecutor>,
+    router: Router,
+    tls: Option<Arc<ServerTls>>,
+    tasks: TaskTracker,
+    ending: CancellationToken,
 }
 
-async fn accept(
-    listener: TcpListener,
-    router: Router,
-    tasks: &TaskTracker,
-    ending: &CancellationToken,
-) {
-    let builder = builder();
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    loop {
-        let Ok(place) = places.clone().acquire_owned().await else { return };
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                warn!(%error, "cannot accept a connection");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-                continue;
+impl Door {
+    pub(super) fn new(router: Router, tls: Option<Arc<ServerTls>>) -> Door {
+        let (tasks, ending) = (TaskTracker::new(), CancellationToken::new());
+        Door { builder: builder(), router, tls, tasks, ending }
+    }
+
+    /// Serves until `stop` resolves, then lets the requests under way end.
+    pub(super) async fn serve(
+        self: Arc<Door>,
+        listener: TcpListener,
+        stop: impl Future<Output = ()>,
+    ) {
+        tokio::select! {
+            () = self.clone().accept(listener) => (),
+            () = stop => (),
+        }
+        self.ending.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    async fn accept(self: Arc<Door>, listener: TcpListener) {
+        let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        loop {
+            let Ok(place) = places.clone().acquire_owned().await else { return };
+            let stream = match listener.accept().await {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            // Answers are small and are to leave at once.
+            let _ = stream.set_nodelay(true);
+            let door = self.clone();
+            self.tasks.spawn(async move {
+                door.open(stream).await;
+                drop(place);
+            });
+        }
+    }
+
+    async fn open(&self, stream: TcpStream) {
+        let Some(tls) = &self.tls else { return self.converse(stream, None).await };
+        let shaken = tokio::time::timeout(TLS_TIMEOUT, tls.acceptor().accept(stream));
+        let shaken = tokio::select! {
+            shaken = shaken => shaken,
+            () = self.ending.cancelled() => return,
+        };
+        match shaken {
+            Ok(Ok(stream)) => {
+                let names = client_names(stream.get_ref().1);
+                let certified = (!names.is_empty()).then(|| Certified(names.into()));
+                // Of the size of its buffers, which a task need not carry through its states.
+                self.converse(Box::new(stream), certified).await;
+            }
+            Ok(Err(error)) => debug!(%error, "a TLS handshake of the API failed"),
+            Err(_) => debug!("a TLS handshake of the API took too long"),
+        }
+    }
+
+    /// Answers what comes over one connection, until either side has enough of it.
+    async fn converse(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        certified: Option<Certified>,
+    ) {
+        let router = self.router.clone();
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            let mut router = router.clone();
+            if let Some(certified) = &certified {
+                request.extensions_mut().insert(certified.clone());
+            }
+            async move { router.call(request).await.map(without_needless_length) }
+        });
+        let io = TokioIo::new(Prompt::new(stream));
+        let mut connection = std::pin::pin!(self.builder.serve_connection(io, service));
+        let ended = tokio::select! {
+            ended = &mut connection => ended,
+            () = self.ending.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
             }
         };
-        // Answers are small and are to leave at once.
-        let _ = stream.set_nodelay(true);
-        let (builder, router, ending) = (builder.clone(), router.clone(), ending.clone());
-        tasks.spawn(async move {
-            converse(&builder, stream, router, &ending).await;
-            drop(place);
-        });
+        if let Err(error) = ended {
+            debug!(error, "a connection of the API broke");
+        }
     }
 }
 
@@ -96,31 +160,6 @@ fn builder() -> Builder<TokioExecutor> {
         .max_header_list_size(HEADER_BYTES_MAX)
         .keep_alive_interval(KEEPALIVE_INTERVAL);
     builder
-}
-
-/// Answers what comes over one connection, until either side has enough of it.
-async fn converse(
-    builder: &Builder<TokioExecutor>,
-    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    router: Router,
-    ending: &CancellationToken,
-) {
-    let service = service_fn(move |request: Request<Incoming>| {
-        let mut router = router.clone();
-        async move { router.call(request).await.map(without_needless_length) }
-    });
-    let io = TokioIo::new(Prompt::new(stream));
-    let mut connection = std::pin::pin!(builder.serve_connection(io, service));
-    let ended = tokio::select! {
-        ended = &mut connection => ended,
-        () = ending.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    if let Err(error) = ended {
-        debug!(error, "a connection of the API broke");
-    }
 }
 
 /// RFC 9110 section 8.6 allows no length where there is no content. axum adds one.

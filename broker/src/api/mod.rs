@@ -21,39 +21,54 @@ use tokio::net::TcpListener;
 use tonic::server::NamedService;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
-use tracing::warn;
 
 pub(crate) use crate::api::callers::Callers;
 use crate::api::connections::Connections;
+use crate::api::listener::Door;
 use crate::api::management::Management;
 use crate::config::node::ApiSettings;
 use crate::exchange::Gateway;
+use crate::tls::ServerTls;
 
 /// Beside the payload: IDs, keys, framing.
 const REQUEST_BYTES_BESIDE_PAYLOAD: usize = 4 * 1024;
 const SERVICE: &str = "posthorn.v1.ConnectionService";
 
-/// Serves until `stop` resolves, then lets the calls under way end.
-pub(crate) async fn serve(
-    listener: TcpListener,
-    settings: ApiSettings,
+/// What may be spoken above TLS.
+pub(crate) const PROTOCOLS: &[&str] = &["h2", "http/1.1"];
+
+/// What backends call.
+pub(crate) struct Api {
+    router: Router,
+    tls: Option<Arc<ServerTls>>,
     gateway: Arc<Gateway>,
-    callers: Arc<Callers>,
-    stop: impl Future<Output = ()>,
-) {
-    if callers.anyone().is_some() {
-        warn!("everybody may call the API: it is insecure, and there are no principals");
+    reporter: HealthReporter,
+}
+
+impl Api {
+    pub(crate) fn new(
+        settings: &ApiSettings,
+        tls: Option<Arc<ServerTls>>,
+        gateway: Arc<Gateway>,
+        callers: Arc<Callers>,
+    ) -> Api {
+        let (reporter, health) = tonic_health::server::health_reporter();
+        let management = Arc::new(Management::new(settings, gateway.clone(), callers.clone()));
+        let router = services(settings, gateway.clone())
+            .route_layer(from_fn_with_state(callers, guard::admit))
+            .route_service(&path_of(&health), health)
+            .fallback(any(management::handle).with_state(management));
+        Api { router, tls, gateway, reporter }
     }
-    let (reporter, health) = tonic_health::server::health_reporter();
-    let management = Arc::new(Management::new(&settings, gateway.clone(), callers.clone()));
-    let guarded = from_fn_with_state(callers, guard::admit);
-    let router = services(&settings, gateway.clone())
-        .route_layer(guarded)
-        .route_service(&path_of(&health), health)
-        .fallback(any(management::handle).with_state(management));
-    tokio::select! {
-        () = listener::serve(listener, router, stop) => (),
-        () = report_health(reporter, gateway) => (),
+
+    /// Serves until `stop` resolves, then lets the calls under way end.
+    pub(crate) async fn serve(self, listener: TcpListener, stop: impl Future<Output = ()>) {
+        let Api { router, tls, gateway, reporter } = self;
+        let door = Arc::new(Door::new(router, tls));
+        tokio::select! {
+            () = door.serve(listener, stop) => (),
+            () = report_health(reporter, gateway) => (),
+        }
     }
 }
 

@@ -49,9 +49,13 @@ impl From<DeliverError> for Told {
 
 impl From<Unauthenticated> for Told {
     fn from(unauthenticated: Unauthenticated) -> Told {
-        let message = unauthenticated.to_string();
-        let (code, reason) = (Code::Unauthenticated, "UNAUTHENTICATED");
-        Told { code, reason, message, retry_after: None }
+        let (code, reason) = match unauthenticated {
+            Unauthenticated::Missing | Unauthenticated::UnknownToken => {
+                (Code::Unauthenticated, "UNAUTHENTICATED")
+            }
+            Unauthenticated::NoKeys => (Code::Unavailable, "ISSUER_UNREACHABLE"),
+        };
+        Told { code, reason, message: unauthenticated.to_string(), retry_after: None }
     }
 }
 

@@ -6,7 +6,6 @@ mod exit;
 mod post;
 mod serve;
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -75,9 +74,19 @@ struct DevArguments {
 
 #[derive(clap::Args)]
 struct PostArguments {
-    /// Any node's gRPC address.
+    /// Any node's API: host and port.
     #[arg(long, default_value = "127.0.0.1:8081", value_name = "ADDR")]
-    api: SocketAddr,
+    api: String,
+    /// Speak TLS, and believe a certificate for the host that one of the authorities in this file
+    /// signed.
+    #[arg(long, value_name = "FILE")]
+    ca_file: Option<PathBuf>,
+    /// A certificate to show.
+    #[arg(long, value_name = "FILE", requires = "key_file", requires = "ca_file")]
+    cert_file: Option<PathBuf>,
+    /// Its key.
+    #[arg(long, value_name = "FILE", requires = "cert_file")]
+    key_file: Option<PathBuf>,
     /// A file that holds the bearer token to call with. Otherwise, the environment's POSTHORN_TOKEN
     /// is, if it is set.
     #[arg(long, value_name = "FILE")]

@@ -7,7 +7,7 @@ use posthorn_proto::v1::connection_service_client::ConnectionServiceClient;
 use posthorn_proto::v1::post_to_connection_request::Payload;
 use posthorn_proto::v1::{PostToConnectionRequest, WaitFor as Wire};
 use tonic::metadata::AsciiMetadataValue;
-use tonic::transport::Endpoint;
+use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt as _;
 
@@ -17,21 +17,16 @@ const TOKEN_VARIABLE: &str = "POSTHORN_TOKEN";
 const CONNECT_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
 
 pub(super) async fn post(arguments: PostArguments) -> Exit {
-    let PostArguments { api, token_file, connection_id, message, binary, wait_for } = arguments;
-    let authorization = match authorization(token_file.as_deref()) {
-        Ok(authorization) => authorization,
+    let prepared = authorization(arguments.token_file.as_deref())
+        .and_then(|authorization| Ok((authorization, endpoint_of(&arguments)?)));
+    let (authorization, endpoint) = match prepared {
+        Ok(prepared) => prepared,
         Err(error) => {
             eprintln!("posthorn: {error}");
             return Exit::Usage;
         }
     };
-    let endpoint = match Endpoint::from_shared(format!("http://{api}")) {
-        Ok(endpoint) => endpoint.connect_timeout(CONNECT_TIMEOUT),
-        Err(error) => {
-            eprintln!("posthorn: {api}: {error}");
-            return Exit::Usage;
-        }
-    };
+    let PostArguments { api, connection_id, message, binary, wait_for, .. } = arguments;
     let channel = match endpoint.connect().await {
         Ok(channel) => channel,
         Err(error) => {
@@ -60,6 +55,22 @@ pub(super) async fn post(arguments: PostArguments) -> Exit {
         }
         Err(status) => tell(&status),
     }
+}
+
+fn endpoint_of(arguments: &PostArguments) -> Result<Endpoint, String> {
+    let PostArguments { api, ca_file, cert_file, key_file, .. } = arguments;
+    let scheme = if ca_file.is_some() { "https" } else { "http" };
+    let fault = |error: tonic::transport::Error| format!("{api}: {error}");
+    let endpoint = Endpoint::from_shared(format!("{scheme}://{api}")).map_err(fault)?;
+    let endpoint = endpoint.connect_timeout(CONNECT_TIMEOUT);
+    let Some(ca_file) = ca_file else { return Ok(endpoint) };
+    let read =
+        |file: &Path| std::fs::read(file).map_err(|error| format!("{}: {error}", file.display()));
+    let mut tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read(ca_file)?));
+    if let (Some(cert_file), Some(key_file)) = (cert_file, key_file) {
+        tls = tls.identity(Identity::from_pem(read(cert_file)?, read(key_file)?));
+    }
+    endpoint.tls_config(tls).map_err(fault)
 }
 
 /// What is said of who calls, if anything is.
@@ -108,7 +119,8 @@ fn tell(status: &Status) -> Exit {
         Code::NotFound => Exit::Gone,
         Code::InvalidArgument => Exit::Usage,
         Code::Unavailable => Exit::Unavailable,
-        Code::DeadlineExceeded => Exit::Unknown,
+        // Without a status from the node, the connection broke.
+        Code::DeadlineExceeded | Code::Unknown | Code::Cancelled => Exit::Unknown,
         _ => Exit::Failed,
     }
 }

@@ -136,7 +136,7 @@ impl Config {
 
     /// The sections that only take effect when a node starts, as far as they differ.
     pub fn sections_that_differ(&self, other: &Config) -> Vec<&'static str> {
-        let Config { node, cluster, fabric, edge, api, admin, log, principals, .. } = self;
+        let Config { node, cluster, fabric, edge, api, admin, log, .. } = self;
         let sections = [
             ("node", *node == other.node),
             ("cluster", *cluster == other.cluster),
@@ -145,7 +145,6 @@ impl Config {
             ("api", *api == other.api),
             ("admin", *admin == other.admin),
             ("log", *log == other.log),
-            ("principals", *principals == other.principals),
         ];
         sections.iter().filter(|(_, is_same)| !is_same).map(|(name, _)| *name).collect()
     }
@@ -174,8 +173,9 @@ impl Config {
         let usage_plans =
             usage::believe(&written.api_keys, &written.usage_plans, is_stage, &secrets)
                 .map_err(|fault| ConfigError::of_section(path, fault))?;
-        let Written { node, cluster, fabric, mut edge, api, admin, log, aws, .. } = written;
+        let Written { node, cluster, fabric, mut edge, mut api, admin, log, aws, .. } = written;
         edge.tls = edge.tls.map(|tls| tls.found_from(folder));
+        api.tls = api.tls.map(|tls| tls.found_from(folder));
         let aws = aws
             .believe(folder, environment)
             .map_err(|(key, rule)| ConfigError::rule(path, key, rule))?;
@@ -250,8 +250,11 @@ impl Config {
         if edge.tls.is_none() && exposed(edge.listen, edge.insecure) {
             return Err(("edge.listen", rule(edge.listen, "without TLS")));
         }
-        if exposed(api.listen, api.insecure) {
+        if api.tls.is_none() && exposed(api.listen, api.insecure) {
             return Err(("api.listen", rule(api.listen, "without TLS")));
+        }
+        if principals.known.is_empty() && exposed(api.listen, api.insecure) {
+            return Err(("api.listen", rule(api.listen, "there are no principals")));
         }
         let mut known = principals.known.iter();
         if exposed(admin.listen, admin.insecure) && !known.any(|one| one.may_administer()) {

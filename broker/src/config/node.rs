@@ -146,6 +146,8 @@ pub struct EdgeSettings {
 #[serde(deny_unknown_fields, default)]
 pub struct ApiSettings {
     pub listen: SocketAddr,
+    /// Calls come over TLS. Where it is missing, in plain text.
+    pub tls: Option<TlsSettings>,
     /// Calls may come from other machines although nothing is encrypted here, and where there are no
     /// `principals`, everybody may do everything. Otherwise, where there are none, nobody may
     /// anything.
@@ -231,6 +233,7 @@ impl Default for ApiSettings {
     fn default() -> ApiSettings {
         ApiSettings {
             listen: SocketAddr::from(([0, 0, 0, 0], 8081)),
+            tls: None,
             insecure: false,
             non_utf8_payload: NonUtf8Payload::Replace,
             payload_bytes_max: 128 * 1024,

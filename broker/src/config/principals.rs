@@ -2,21 +2,21 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
 use posthorn_core::auth::principal::{AccessKey, Permission, Principal, Principals, Proofs};
-use posthorn_core::auth::throttle::{Rate, Throttle};
+use posthorn_core::auth::throttle::Throttle;
 use serde::Deserialize;
 use serde_json::Value;
 use serde_saphyr::Spanned;
 
+use crate::config::jwt::{JwtSettings, WrittenJwt};
 use crate::config::secret::Secrets;
 use crate::config::source::Fault;
+use crate::config::throttling::throttle;
 use crate::config::user::{self, UserSettings};
-
-const RATE_MAX: f64 = 1_000_000.0;
 
 /// The section `principals`, believed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -26,6 +26,16 @@ pub struct PrincipalSettings {
     pub throttles: BTreeMap<Arc<str>, Throttle>,
     /// As whom those who have access keys sign handshakes.
     pub users: BTreeMap<Arc<str>, UserSettings>,
+    pub jwt_rules: Vec<JwtRule>,
+}
+
+/// A principal that is known by what an issuer says in a JSON Web Token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JwtRule {
+    pub principal: Arc<str>,
+    pub jwt: JwtSettings,
+    /// What the token must say, all of it.
+    pub claims: BTreeMap<String, String>,
 }
 
 /// As the section `principals` has it, by name.
@@ -42,6 +52,12 @@ pub(super) struct WrittenPrincipal {
     /// What requests are signed with by Signature Version 4.
     #[serde(default)]
     access_keys: Vec<WrittenAccessKey>,
+    /// JSON Web Tokens that are its bearer tokens.
+    #[serde(default)]
+    json_web_tokens: Vec<WrittenToken>,
+    /// DNS names in certificates that it shows, where `api.tls` asks for them.
+    #[serde(default)]
+    certificate_names: Vec<Spanned<String>>,
     /// As whom events name a client that signed its handshake:
     /// `arn:aws:iam::{aws.account_id}:user/{name}` where it is missing.
     user_arn: Option<Spanned<String>>,
@@ -64,6 +80,14 @@ struct WrittenAccessKey {
     secret_access_key_env: Option<Spanned<String>>,
 }
 
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenToken {
+    jwt_configuration: WrittenJwt,
+    /// What the token must say, all of it: `{ sub: backend }`. A claim that is a list must have it.
+    claims: Spanned<BTreeMap<String, String>>,
+}
+
 /// The keys of a fault begin with the name of its principal.
 pub(super) fn believe(
     written: &BTreeMap<Arc<str>, WrittenPrincipal>,
@@ -71,15 +95,24 @@ pub(super) fn believe(
 ) -> Result<PrincipalSettings, Fault> {
     let (mut principals, mut throttles) = (Vec::new(), BTreeMap::new());
     let mut users = BTreeMap::new();
+    let mut jwt_rules = Vec::new();
     for (name, written) in written {
         let access_keys = written.access_keys.iter().map(|key| key.believe(name, secrets));
         let proofs = Proofs {
             tokens: parse_all(name, "token_sha256", &written.token_sha256)?,
             access_keys: access_keys.collect::<Result<_, _>>()?,
-            certificate_names: Vec::new(),
+            certificate_names: parse_all(name, "certificate_names", &written.certificate_names)?
+                .into_iter()
+                .map(|DnsName(name)| name)
+                .collect(),
         };
+        for token in &written.json_web_tokens {
+            jwt_rules.push(token.believe(name, secrets.folder)?);
+        }
         let permissions: Vec<Permission> = parse_all(name, "permissions", &written.permissions)?;
-        if let Some(throttle) = written.throttle(name)? {
+        let (rate, burst) = (&written.throttling_rate_limit, &written.throttling_burst_limit);
+        let keys = ["throttling_rate_limit", "throttling_burst_limit"];
+        if let Some(throttle) = throttle(name, keys, rate.as_ref(), burst.as_ref())? {
             throttles.insert(name.clone(), throttle);
         }
         let user = user::believe(name, written.user_arn.as_ref(), written.policy.as_ref())?;
@@ -87,33 +120,20 @@ pub(super) fn believe(
         principals.push((Principal { name: name.clone(), permissions }, proofs));
     }
     let known = Principals::new(principals).map_err(|error| Fault::new("", error.to_string()))?;
-    Ok(PrincipalSettings { known, throttles, users })
+    Ok(PrincipalSettings { known, throttles, users, jwt_rules })
 }
 
-impl WrittenPrincipal {
-    fn throttle(&self, name: &str) -> Result<Option<Throttle>, Fault> {
-        let (rate, burst) = match (&self.throttling_rate_limit, &self.throttling_burst_limit) {
-            (None, None) => return Ok(None),
-            (Some(rate), Some(burst)) => (rate, burst),
-            (Some(rate), None) => {
-                let rule = "a rate needs a throttling_burst_limit";
-                return Err(Fault::at(format!("{name}.throttling_rate_limit"), rate, rule));
-            }
-            (None, Some(burst)) => {
-                let rule = "a burst needs a throttling_rate_limit";
-                return Err(Fault::at(format!("{name}.throttling_burst_limit"), burst, rule));
-            }
-        };
-        if !(0.001..=RATE_MAX).contains(&rate.value) {
-            let rule = "a rate is from 0.001 to 1000000 calls a second";
-            return Err(Fault::at(format!("{name}.throttling_rate_limit"), rate, rule));
+impl WrittenToken {
+    fn believe(&self, name: &Arc<str>, folder: &Path) -> Result<JwtRule, Fault> {
+        let place = format!("{name}.json_web_tokens");
+        let WrittenToken { jwt_configuration, claims } = self;
+        if claims.value.is_empty() {
+            let rule = "names one claim at least: without one, every token of the issuer would do";
+            return Err(Fault::at(format!("{place}.claims"), claims, rule));
         }
-        if burst.value == 0 {
-            let rule = "a burst is at least 1";
-            return Err(Fault::at(format!("{name}.throttling_burst_limit"), burst, rule));
-        }
-        let thousandths = (rate.value * 1000.0).round();
-        Ok(Some(Throttle::new(Rate(thousandths as u64), burst.value)))
+        let place = format!("{place}.jwt_configuration");
+        let jwt = jwt_configuration.believe(&place, folder, Vec::new())?;
+        Ok(JwtRule { principal: name.clone(), jwt, claims: claims.value.clone() })
     }
 }
 
@@ -138,6 +158,23 @@ impl WrittenAccessKey {
             }
         };
         Ok(AccessKey { id: id.value.as_str().into(), secret: secret.into() })
+    }
+}
+
+/// As certificates have it, in lower case.
+struct DnsName(Box<str>);
+
+impl FromStr for DnsName {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<DnsName, &'static str> {
+        let is_letter = |byte: u8| {
+            byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'.' | b'_')
+        };
+        let is_name = (1..=253).contains(&text.len()) && text.bytes().all(is_letter);
+        is_name
+            .then(|| DnsName(text.into()))
+            .ok_or("a DNS name is in lower case, without wildcards")
     }
 }
 

@@ -22,6 +22,7 @@ use crate::exchange::api_keys::ApiKeys;
 use crate::exchange::gate::Door;
 use crate::exchange::population::Population;
 use crate::exchange::throttles::{Limiter, Place, Throttles};
+use crate::integration::key_sets::KeySets;
 use crate::integration::{Clients, Integration};
 use crate::telemetry::{Destination, Metrics, RouteMetrics, StageMetrics};
 
@@ -99,6 +100,10 @@ impl Lasting {
             throttles: Throttles::default(),
             usage: Arc::default(),
         }
+    }
+
+    pub fn key_sets(&self) -> KeySets {
+        self.clients.lock().key_sets().clone()
     }
 
     /// Other settings mean other clients, and other integrations.

@@ -4,6 +4,7 @@
 
 mod certificates;
 mod files;
+mod peer;
 #[cfg(test)]
 mod tests;
 
@@ -19,6 +20,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::config::tls::{ClientCertificate, ClientTrust, TlsSettings};
 use crate::tls::certificates::Certificates;
 pub use crate::tls::files::{FileError, read_chain, read_key, read_roots};
+pub use crate::tls::peer::client_names;
 
 /// The TLS of one listener.
 pub struct ServerTls {

@@ -33,6 +33,8 @@ pub(super) enum Refusal {
     Unauthenticated(VerifyError),
     /// Who may not do what, in AWS's words.
     Denied(String),
+    /// An issuer's keys cannot be had.
+    NoKeys,
     ConnectionId(String),
     TooLarge,
     /// The body did not come in time.
@@ -119,6 +121,7 @@ impl Refusal {
                 let message = "amz-sdk-invocation-id has at most 128 characters";
                 parts(StatusCode::BAD_REQUEST, "BadRequestException", message)
             }
+            Refusal::NoKeys => unavailable("the keys of an issuer cannot be had"),
             Refusal::Busy => unavailable("too many requests are under way"),
             Refusal::Throttled(Throttled { retry_after }) => {
                 limited(retry_after, "Too Many Requests")

@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use axum::http::header;
 use axum::http::request::Parts;
-use posthorn_core::auth::principal::{Principal, Principals, bearer_token};
+use posthorn_core::auth::principal::{Principal, Principals};
 use posthorn_core::auth::sigv4::{self, Expectation, Request, UnsignedPayload, VerifyError};
 
-use crate::api::callers::{Caller, Callers};
+use crate::api::callers::{Caller, Certified, Known, Unauthenticated, token_of};
+use crate::api::management::answer::Refusal;
 use crate::api::management::host_of;
 use crate::clock;
 
@@ -26,33 +27,45 @@ pub(super) enum Identity {
 }
 
 /// Refuses strangers before their bodies are read.
-pub(super) fn precheck(callers: &Callers, head: &Parts) -> Result<Identity, VerifyError> {
-    if let Some(anyone) = callers.anyone() {
+pub(super) async fn precheck(known: &Known, head: &Parts) -> Result<Identity, Refusal> {
+    if let Some(anyone) = known.anyone() {
         return Ok(Identity::Known(anyone));
     }
-    let authorization = head.headers.get(header::AUTHORIZATION);
-    let token = authorization.and_then(|value| bearer_token(value.to_str().ok()?));
-    if let Some(token) = token {
-        let principal = callers.known().with_token(token).ok_or(VerifyError::UnknownKey)?;
-        return Ok(Identity::Known(callers.caller(principal)));
+    if !is_signed(head) {
+        let certified = head.extensions.get::<Certified>();
+        let caller = known.identify(&head.headers, certified).await;
+        return caller.map(Identity::Known).map_err(|why| match why {
+            Unauthenticated::Missing => Refusal::Unauthenticated(VerifyError::Missing),
+            Unauthenticated::UnknownToken => Refusal::Unauthenticated(VerifyError::UnknownKey),
+            Unauthenticated::NoKeys => Refusal::NoKeys,
+        });
     }
     with_request(head, &[], |request| {
-        let find = |id: &str| callers.known().credentials(id);
+        let find = |id: &str| known.principals().credentials(id);
         sigv4::check_head(request, &EXPECTATION, clock::epoch_ms(), find)
-    })?;
+    })
+    .map_err(Refusal::Unauthenticated)?;
     Ok(Identity::Signed)
+}
+
+/// Whether there is what could be a signature. What is no bearer token either, is taken for one, so
+/// that it is refused as such.
+fn is_signed(head: &Parts) -> bool {
+    let has_header = head.headers.contains_key(header::AUTHORIZATION);
+    let is_presigned = head.uri.query().is_some_and(|query| query.contains("X-Amz-Algorithm="));
+    is_presigned || has_header && token_of(&head.headers).is_none()
 }
 
 impl Identity {
     pub(super) fn confirm(
         self,
-        callers: &Callers,
+        known: &Known,
         head: &Parts,
         body: &[u8],
     ) -> Result<Caller, VerifyError> {
         match self {
             Identity::Known(caller) => Ok(caller),
-            Identity::Signed => Ok(callers.caller(verify(callers.known(), head, body)?)),
+            Identity::Signed => Ok(known.caller(verify(known.principals(), head, body)?)),
         }
     }
 }

@@ -65,11 +65,11 @@ impl Management {
         let (head, body) = request.into_parts();
         let target = Target::parse(head.uri.path()).ok_or(Refusal::NoSuchPlace)?;
         let verb = verb_of(&head.method).ok_or(Refusal::Method)?;
-        let identity = identity::precheck(&self.callers, &head);
-        let identity = identity.map_err(Refusal::Unauthenticated)?;
+        let known = self.callers.known();
+        let identity = identity::precheck(&known, &head).await?;
         // The signature of a request without a body is over the empty one.
         let body = self.bodies.read(body).await?;
-        let caller = identity.confirm(&self.callers, &head, &body);
+        let caller = identity.confirm(&known, &head, &body);
         let caller = caller.map_err(Refusal::Unauthenticated)?;
         caller.take().map_err(Refusal::Throttled)?;
         self.gateway.charge_call().map_err(Refusal::Throttled)?;

@@ -93,6 +93,15 @@ impl Claims {
         if is_in_scope { Ok(()) } else { Err(ClaimsError::Scope) }
     }
 
+    /// Whether a claim is that text, or a list with it.
+    pub fn says(&self, name: &str, wanted: &str) -> bool {
+        match self.members.get(name) {
+            Some(Value::String(text)) => text == wanted,
+            Some(Value::Array(values)) => values.iter().any(|value| value == wanted),
+            _ => false,
+        }
+    }
+
     /// `exp`: no connection need outlive it.
     pub fn expires_at_s(&self) -> Option<u64> {
         self.expires_at_s
