@@ -133,19 +133,9 @@ impl RequestParameters {
         headers.is_empty() && query.is_empty() && path.is_empty()
     }
 
-    /// Of the headers that are set.
-    pub fn header_names(&self) -> impl Iterator<Item = &str> {
-        self.headers.iter().map(|(name, _)| &**name)
-    }
-
     /// Of the parameters that a path is to have places for.
     pub fn path_names(&self) -> impl Iterator<Item = &str> {
         self.path.iter().map(|(name, _)| &**name)
-    }
-
-    /// Whether a query is appended to.
-    pub fn has_query(&self) -> bool {
-        !self.query.is_empty()
     }
 
     pub fn map(&self, source: &Source<'_>) -> Result<Mapped, MapError> {
