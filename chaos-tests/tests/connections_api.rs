@@ -452,11 +452,11 @@ fn an_exposed_listener_that_is_not_safe_and_a_principal_that_is_not_clear_are_re
     for door in ["edge", "api"] {
         let (status, error) = check(&listen(door), &exposed(door));
         let expected = format!(
-            "posthorn: {}: {door}.listen: `0.0.0.0:0` is beyond loopback, and without TLS; to mean \
-             it, say insecure: true\n",
-            path.display()
+            ": {door}.listen: `0.0.0.0:0` is beyond loopback, and without TLS; to mean it, say \
+             insecure: true\n"
         );
-        assert_eq!((status, error), (Some(2), expected));
+        assert_eq!(status, Some(2));
+        assert!(error.ends_with(&expected) && error.lines().count() == 1, "{error}");
         assert_eq!(check(&listen(door), &insecure(door)), (Some(0), String::new()));
     }
     let nobody = good.split_once("principals:\n").unwrap();
