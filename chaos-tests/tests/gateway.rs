@@ -143,6 +143,10 @@ async fn what_a_function_makes_of_connect_is_the_handshakes_status() {
     for (case, status) in [("forbidden", 403), ("throws", 502), ("nonsense", 500)] {
         assert_eq!(status_of(&format!("{}?case={case}", cluster.url(0))).await, status, "{case}");
     }
+    let failed = Client::connect(&format!("{}?case=throws", cluster.url(0))).await;
+    let Some(tungstenite::Error::Http(response)) = failed.err() else { panic!("not refused") };
+    let body = String::from_utf8(response.body().clone().unwrap()).unwrap();
+    assert!(body.starts_with(r#"{"message": "Internal server error", "connectionId":""#), "{body}");
     let refused = Client::connect(&format!("{}?case=splitting", cluster.url(0))).await;
     let Some(tungstenite::Error::Http(response)) = refused.err() else { panic!("not refused") };
     assert_eq!(response.headers()["x-good"], "yes");

@@ -127,7 +127,8 @@ impl Inbound {
                 return ConnectAnswer::accepted(parts.subprotocol_default);
             };
             if consensus.may_act() != Some(owner) {
-                return ConnectAnswer::failed(Verdict::Refused { status: 503 });
+                let verdict = Verdict::Refused { status: 503 };
+                return ConnectAnswer::failed(verdict, &info, request.id);
             }
             let headers = parts.headers();
             let trace_id = trace_id();
@@ -141,11 +142,12 @@ impl Inbound {
             });
             let mut account = Account::of(&stage, &event);
             let answer = match account.call(route, &event).await {
-                Ok(answer) => judge(answer, &parts),
+                Ok(answer) => judge(answer, &parts)
+                    .unwrap_or_else(|verdict| ConnectAnswer::failed(verdict, &info, request.id)),
                 Err(error) => {
                     info!(api = %info.api_id, %error, "$connect failed");
                     let status = error.status();
-                    ConnectAnswer::failed(match error {
+                    let verdict = match error {
                         CallError::Overloaded
                         | CallError::NotCalled(_)
                         | CallError::NotMapped(_)
@@ -153,7 +155,8 @@ impl Inbound {
                         CallError::Failed(_) | CallError::BadAnswer(_) | CallError::TimedOut(_) => {
                             Verdict::Unknown { status }
                         }
-                    })
+                    };
+                    ConnectAnswer::failed(verdict, &info, request.id)
                 }
             };
             account.end(answer.verdict.status(), None);
@@ -305,38 +308,51 @@ impl Dispatched {
 
 impl ConnectAnswer {
     fn accepted(subprotocol: Option<String>) -> ConnectAnswer {
-        let answer = ConnectAnswer::failed(Verdict::Accepted);
-        ConnectAnswer { subprotocol, ..answer }
+        let (verdict, headers, body) = (Verdict::Accepted, Vec::new(), Bytes::new());
+        ConnectAnswer { verdict, subprotocol, headers, body, label: Refused::BackendFailed }
     }
 
-    /// The backend said nothing that could be passed on.
-    fn failed(verdict: Verdict) -> ConnectAnswer {
-        let (headers, body) = (Vec::new(), Bytes::new());
-        ConnectAnswer { verdict, subprotocol: None, headers, body, label: Refused::BackendFailed }
+    /// The backend said nothing that could be passed on. The client is told what it would be on a
+    /// message.
+    fn failed(verdict: Verdict, info: &ConnectionInfo, request: RequestId) -> ConnectAnswer {
+        let frame = match verdict.status() {
+            415 => ErrorFrame::UnsupportedMediaType(request),
+            504 => ErrorFrame::TimedOut(request),
+            _ => ErrorFrame::InternalServerError(request),
+        };
+        let content_type = "application/json; charset=UTF-8".to_owned();
+        ConnectAnswer {
+            verdict,
+            headers: vec![("Content-Type".to_owned(), content_type)],
+            body: frame.text(info.connection).into(),
+            ..ConnectAnswer::accepted(None)
+        }
     }
 }
 
-fn judge(answer: Answer, parts: &HandshakeParts) -> ConnectAnswer {
+/// What an answer means, or why it means nothing.
+fn judge(answer: Answer, parts: &HandshakeParts) -> Result<ConnectAnswer, Verdict> {
     let Answer { status, headers, body, .. } = answer;
     if !(200..300).contains(&status) {
         // A status below says that another follows, or that the handshake has succeeded.
         let status = if status < 200 { 500 } else { status };
-        return ConnectAnswer {
+        return Ok(ConnectAnswer {
             verdict: Verdict::Refused { status },
             subprotocol: None,
             headers: headers.into_iter().filter(is_passed_on).collect(),
             body: body.map_or(Bytes::new(), |body| body.payload),
             label: Refused::ByBackend,
-        };
+        });
     }
     let is_subprotocol = |(name, _): &(String, String)| name.eq_ignore_ascii_case(SUBPROTOCOL);
     match headers.into_iter().find(is_subprotocol).map(|(_, chosen)| chosen) {
         Some(chosen) if !parts.subprotocols.contains(&chosen) => {
             debug!("a backend chose a subprotocol that the client did not offer");
-            ConnectAnswer::failed(Verdict::Refused { status: 500 })
+            Err(Verdict::Refused { status: 500 })
         }
         subprotocol => {
-            ConnectAnswer::accepted(subprotocol.or_else(|| parts.subprotocol_default.clone()))
+            let subprotocol = subprotocol.or_else(|| parts.subprotocol_default.clone());
+            Ok(ConnectAnswer::accepted(subprotocol))
         }
     }
 }
