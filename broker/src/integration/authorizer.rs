@@ -13,11 +13,11 @@ use serde::Deserialize;
 use crate::config::api::{AuthorizerSettings, AuthorizerTarget};
 use crate::integration::http::USER_AGENT;
 use crate::integration::lambda::Invoked;
-use crate::integration::{CallError, Clients};
+use crate::integration::{CallError, Clients, within};
 
 pub struct Authorizer {
     target: AuthorizerTarget,
-    timeout: Duration,
+    timeout: Option<Duration>,
     /// What a client must send to be asked about at all.
     pub identity_sources: Vec<IdentitySource>,
     clients: Clients,
@@ -69,8 +69,8 @@ impl Authorizer {
                 }
             }
         };
-        let answer = tokio::time::timeout(self.timeout, asked).await.map_err(|_| {
-            AuthorizerError::Failed(format!("no answer within {} ms", self.timeout.as_millis()))
+        let answer = within(self.timeout, asked).await.map_err(|timeout| {
+            AuthorizerError::Failed(CallError::TimedOut(timeout).to_string())
         })??;
         AuthorizerAnswer::parse(&answer).map_err(|error| AuthorizerError::Failed(error.to_string()))
     }

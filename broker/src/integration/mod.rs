@@ -47,7 +47,7 @@ pub struct Clients {
 /// One integration of one API.
 pub struct Integration {
     kind: Kind,
-    timeout: Duration,
+    timeout: Option<Duration>,
     /// For calls under way.
     places: Semaphore,
     /// For calls that wait for such a place.
@@ -222,9 +222,9 @@ impl Integration {
         }
         let started = Instant::now();
         self.metrics.integrations.in_flight.increment(1);
-        let result = match tokio::time::timeout(self.timeout, self.call_in_turn(event)).await {
+        let result = match within(self.timeout, self.call_in_turn(event)).await {
             Ok(result) => result,
-            Err(_) => Err(CallError::TimedOut(self.timeout)),
+            Err(timeout) => Err(CallError::TimedOut(timeout)),
         };
         self.metrics.integrations.in_flight.decrement(1);
         self.metrics.integrations.call_seconds.record(started.elapsed());
@@ -253,5 +253,16 @@ impl Integration {
         let _waiting = self.waiting.try_acquire().map_err(|_| CallError::Overloaded)?;
         // It is never closed.
         self.places.acquire().await.map_err(|_| CallError::Overloaded)
+    }
+}
+
+/// Waits no longer than that, or for ever. An error is how long it was waited in vain.
+async fn within<T>(
+    timeout: Option<Duration>,
+    asked: impl Future<Output = T>,
+) -> Result<T, Duration> {
+    match timeout {
+        Some(timeout) => tokio::time::timeout(timeout, asked).await.map_err(|_| timeout),
+        None => Ok(asked.await),
     }
 }

@@ -15,12 +15,14 @@ use crate::config::api::integration::{FunctionName, http_uri, timeout};
 use crate::config::api::variables::substitute;
 use crate::config::jwt::{JwtSettings, WrittenJwt};
 use crate::config::source::Fault;
+use crate::config::values::{Limit, Millis};
 
 /// A function or a server of one stage that is asked: with the stage's variables filled in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AuthorizerSettings {
     pub target: AuthorizerTarget,
-    pub timeout: Duration,
+    /// None is for ever.
+    pub timeout: Option<Duration>,
     /// What a client must send to be asked about at all; without it, the answer is 401.
     pub identity_sources: Vec<IdentitySource>,
 }
@@ -59,7 +61,7 @@ pub(super) struct WrittenAuthorizer {
     #[serde(default)]
     identity_source: Vec<Spanned<String>>,
     /// Of a REQUEST authorizer.
-    timeout_in_millis: Option<Spanned<u64>>,
+    timeout_in_millis: Option<Spanned<Limit<Millis>>>,
     /// Of a JWT authorizer.
     jwt_configuration: Option<WrittenJwt>,
     /// Of a JWT authorizer: whether a connection is closed, with 1008, when the token that let it in

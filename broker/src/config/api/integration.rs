@@ -17,10 +17,11 @@ use crate::config::api::mapping::{
 };
 use crate::config::api::variables::substitute;
 use crate::config::source::Fault;
+use crate::config::values::{Limit, Millis};
 
-/// As API Gateway has it, and its largest.
-pub(super) const TIMEOUT_DEFAULT_MS: u64 = 29_000;
-const TIMEOUT_MS_MIN: u64 = 50;
+/// As API Gateway has it: its largest.
+const TIMEOUT_DEFAULT: Duration = Duration::from_millis(29_000);
+const TIMEOUT_MIN: Duration = Duration::from_millis(50);
 const CONCURRENCY_DEFAULT: usize = 1024;
 /// How API Gateway names a function: the ARN of an action of its own.
 const INVOCATION_BEGIN: &str = ":lambda:path/2015-03-31/functions/";
@@ -37,7 +38,8 @@ const INVOKE_HEADERS: &[&str] =
 #[derive(Debug, Clone)]
 pub struct IntegrationSettings {
     pub kind: IntegrationKind,
-    pub timeout: Duration,
+    /// None is for ever.
+    pub timeout: Option<Duration>,
     /// Calls under way at once from one node. As many more wait; further ones are refused.
     pub concurrency_max: usize,
 }
@@ -109,7 +111,7 @@ pub(super) struct WrittenIntegration {
     integration_type: IntegrationType,
     integration_uri: Option<Spanned<String>>,
     integration_method: Option<Spanned<String>>,
-    timeout_in_millis: Option<Spanned<u64>>,
+    timeout_in_millis: Option<Spanned<Limit<Millis>>>,
     concurrency_max: Option<Spanned<usize>>,
     /// `integration.request.header|querystring|path.NAME`, and where each comes from.
     #[serde(default)]
@@ -397,15 +399,19 @@ fn fault_of_uri(place: &str, written: &Spanned<String>, rule: String) -> Fault {
     Fault::at(format!("{place}.integration_uri"), written, rule)
 }
 
-pub(super) fn timeout(place: &str, written: Option<&Spanned<u64>>) -> Result<Duration, Fault> {
-    match written {
-        Some(timeout) if !(TIMEOUT_MS_MIN..=TIMEOUT_DEFAULT_MS).contains(&timeout.value) => {
-            let rule = format!("is from {TIMEOUT_MS_MIN} to {TIMEOUT_DEFAULT_MS}");
-            Err(Fault::at(format!("{place}.timeout_in_millis"), timeout, rule))
+/// None is for ever.
+pub(super) fn timeout(
+    place: &str,
+    written: Option<&Spanned<Limit<Millis>>>,
+) -> Result<Option<Duration>, Fault> {
+    let Some(written) = written else { return Ok(Some(TIMEOUT_DEFAULT)) };
+    let timeout = written.value.0.map(|timeout| timeout.0);
+    match timeout {
+        Some(timeout) if timeout < TIMEOUT_MIN => {
+            let rule = format!("is at least {}, or none", TIMEOUT_MIN.as_millis());
+            Err(Fault::at(format!("{place}.timeout_in_millis"), written, rule))
         }
-        timeout => {
-            Ok(Duration::from_millis(timeout.map_or(TIMEOUT_DEFAULT_MS, |timeout| timeout.value)))
-        }
+        timeout => Ok(timeout),
     }
 }
 

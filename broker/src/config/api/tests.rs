@@ -52,6 +52,8 @@ const INTEGRATIONS: &[(&str, &str, &str)] = &[
     ),
     ("@SERVER, passthrough_behavior: SOMETIMES", ".passthrough_behavior", "unknown variant"),
     ("@SERVER, content_handling_strategy: X", ".content_handling_strategy", "unknown variant"),
+    ("@SERVER, timeout_in_millis: 49", ".timeout_in_millis", "at least 50, or none"),
+    ("@SERVER, timeout_in_millis: never", ".timeout_in_millis", "the word none"),
     ("@SERVER, mock_response: {}", ".mock_response", "no key of an integration of type Http"),
     (
         "@SERVER, request_parameters: { integration.request.header.Host: \"'x'\" }",
