@@ -30,18 +30,23 @@ async fn connections_dropped_in_the_middle_lose_and_double_nothing() {
 async fn answers_given_while_there_was_no_connection_are_told_after_it() {
     let town = Town::new();
     let (one, two) = (town.start(1), town.start(2));
+    let relay = Relay::start(two.fabric.local_address()).await;
+    let to = peer(2, relay.address);
     *two.service.manner.lock() = Manner::Hold;
     let mut series = Series::new();
     for _ in 0..100 {
-        series.post(&one, &two.peer(), PATIENCE).unwrap();
+        series.post(&one, &to, PATIENCE).unwrap();
     }
     until("all have come", || two.service.held.lock().len() == 100).await;
+    relay.cut(true);
     one.fabric.drop_connections(NodeId(2));
-    let posts = two.service.posts.lock().clone();
-    let held = std::mem::take(&mut *two.service.held.lock());
-    for (reply, post) in held.into_iter().zip(posts) {
+    two.fabric.drop_connections(NodeId(1));
+    let stats = [one.fabric.stats(), two.fabric.stats()];
+    until("none is left", || stats.iter().all(|s| s.connections_open.posts.get() == 0)).await;
+    for (reply, post) in two.service.take_held() {
         reply.send(post);
     }
+    relay.cut(false);
     assert_all_answered(series.outcomes(100).await, 100);
     assert_in_order(&two.service.posts.lock(), 100);
 }

@@ -52,9 +52,7 @@ async fn answers_may_come_late_and_in_any_order() {
         series.post(&one, &two.peer(), PATIENCE).unwrap();
     }
     until("all have come", || two.service.held.lock().len() == 100).await;
-    let posts = two.service.posts.lock().clone();
-    let held = std::mem::take(&mut *two.service.held.lock());
-    for (reply, post) in held.into_iter().zip(posts).rev() {
+    for (reply, post) in two.service.take_held().into_iter().rev() {
         reply.send(post);
     }
     assert_all_answered(series.outcomes(100).await, 100);
@@ -77,9 +75,10 @@ async fn frames_of_every_size_up_to_the_limit_pass() {
     *two.service.manner.lock() = Manner::Hold;
     let (reply, outcome) = oneshot::channel();
     one.fabric.post(&to, 1, Bytes::from(vec![7; large]), reply, PATIENCE).unwrap();
-    until("it has come", || two.service.posts.lock().len() == 1).await;
-    assert_eq!(two.service.posts.lock()[0], vec![7; large]);
-    two.service.held.lock().pop().unwrap().send(Bytes::from_static(b"ok"));
+    until("it has come", || two.service.held.lock().len() == 1).await;
+    let (reply, frame) = two.service.take_held().remove(0);
+    assert_eq!(frame, vec![7; large]);
+    reply.send(Bytes::from_static(b"ok"));
     assert_eq!(within(outcome).await.unwrap().unwrap(), "ok");
 
     let posted = one.fabric.post(&to, 1, Bytes::from(vec![7; large + 1]), |_| {}, PATIENCE);
@@ -135,9 +134,7 @@ async fn lanes_fill_up_where_nobody_answers_and_drain_when_someone_does() {
     // No more than the windows of the four lanes are let through.
     until("the windows are full", || two.service.held.lock().len() == 200).await;
     *two.service.manner.lock() = Manner::Echo;
-    let posts = two.service.posts.lock().clone();
-    let held = std::mem::take(&mut *two.service.held.lock());
-    for (reply, post) in held.into_iter().zip(posts) {
+    for (reply, post) in two.service.take_held() {
         reply.send(post);
     }
     assert_all_answered(series.outcomes(1000).await, 1000);

@@ -45,7 +45,8 @@ struct Node {
 struct Service {
     posts: Mutex<Vec<Bytes>>,
     manner: Mutex<Manner>,
-    held: Mutex<Vec<Reply>>,
+    /// What is kept unanswered. Lanes take turns: its order is not that of `posts`.
+    held: Mutex<Vec<(Reply, Bytes)>>,
     uploads: Mutex<Vec<Result<usize, UploadCut>>>,
     gate: Gate,
     froms: Mutex<Vec<PeerIdentity>>,
@@ -123,6 +124,12 @@ impl Node {
     }
 }
 
+impl Service {
+    fn take_held(&self) -> Vec<(Reply, Bytes)> {
+        std::mem::take(&mut *self.held.lock())
+    }
+}
+
 impl ControlService for Service {
     fn call(
         &self,
@@ -181,7 +188,7 @@ impl PostService for Service {
         self.posts.lock().push(frame.clone());
         match *self.manner.lock() {
             Manner::Echo => reply.send(frame),
-            Manner::Hold => self.held.lock().push(reply),
+            Manner::Hold => self.held.lock().push((reply, frame)),
             Manner::Drop => drop(reply),
         }
     }
