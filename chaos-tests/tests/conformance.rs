@@ -15,7 +15,8 @@ use tokio::net::{TcpListener, TcpStream};
 /// The suite sends messages of 16 MiB, some of them in 65,536 fragments, and asks for no manners.
 const WIDE: &str = "edge: { listen: \"{ip}:0\", message_bytes_max: none, frame_bytes_max: none, \
     fragments_max: none, message_timeout_ms: none, control_frames_per_s_max: none, \
-    idle_timeout_s: none, outbox_bytes_max: 67108864, outbox_messages_max: 100000 }";
+    idle_timeout_s: none, outbox_bytes_max: 67108864, outbox_messages_max: 100000 }\n\
+    api: { listen: \"{ip}:0\", insecure: true, payload_bytes_max: 16777216 }";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_case_of_autobahns_sections_1_to_10_fails() {
