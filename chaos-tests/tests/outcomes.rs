@@ -85,12 +85,16 @@ async fn a_full_outbound_queue_is_told_and_when_to_try_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unknown_outcome_can_be_repeated_and_without_a_quorum_nothing_is_denied() {
     let settings = "api: { listen: \"{ip}:0\", insecure: true, post_timeout_ms: 300, \
-        non_utf8_payload: binary }"
+        non_utf8_payload: binary }\nprincipals:\n  all:\n    permissions: ['*/*/*']\n    \
+        token_sha256: [5ef5ef0364b6939c4ca61f34b393f7b368d1be8619647aaf83d5b395919ab629]\n  stranger:\n    \
+        permissions: [elsewhere/dev/post]\n    \
+        token_sha256: [8aca4f36774f82a67c507cb9c96679482e2cc767f2d38502269557a566b092fb]\n"
         .to_owned();
     let mut cluster = Cluster::start(Options { settings, ..Options::default() }).await;
     let mut client = cluster.client(2).await;
     let id = client.id().await;
-    let [api, other] = [0, 1].map(|index| Management::new(cluster.node(index).at("api")));
+    let at = |index: usize| Management::new(cluster.node(index).at("api"));
+    let [api, other] = [0, 1].map(|index| at(index).with_token("all"));
     for api in [&api, &other] {
         repeat(api, &id, "first", &[0xff]).await;
     }
@@ -114,13 +118,26 @@ async fn an_unknown_outcome_can_be_repeated_and_without_a_quorum_nothing_is_deni
     eventually("a node that has noticed", || async {
         let mut request = Request::new(GetConnectionRequest { connection_id: UNKNOWN.to_owned() });
         request.set_timeout(Duration::from_secs(10));
+        request.metadata_mut().insert("authorization", "Bearer all".parse().unwrap());
         let status = cluster.grpc(0).await.get_connection(request).await.unwrap_err();
         assert_ne!(status.code(), Code::NotFound);
         (status.get_details_error_info()?.reason == "NO_QUORUM").then_some(())
     })
     .await;
+    let reply = api.get(&format!("/dev/@connections/{id}")).await;
+    assert!(matches!(reply.status, 503 | 504), "{reply:?}");
+    // There is nobody to whom it could have been sent, and so it was not, although time ran out before
+    // that was known. Who may not know of a connection is told the same.
+    let reply = post(&api, UNKNOWN, "fourth", b"x").await;
+    assert_eq!((reply.status, reply.parts().1), (503, "ServiceUnavailableException"), "{reply:?}");
     for id in [UNKNOWN, &id] {
-        let reply = api.get(&format!("/dev/@connections/{id}")).await;
-        assert!(matches!(reply.status, 503 | 504), "{reply:?}");
+        let mut request = Request::new(PostToConnectionRequest {
+            connection_id: id.to_owned(),
+            ..Default::default()
+        });
+        request.metadata_mut().insert("authorization", "Bearer stranger".parse().unwrap());
+        let status = cluster.grpc(0).await.post_to_connection(request).await.unwrap_err();
+        let reason = status.get_details_error_info().map(|info| info.reason);
+        assert_eq!((status.code(), reason.as_deref()), (Code::Unavailable, Some("NO_QUORUM")));
     }
 }

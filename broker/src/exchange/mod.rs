@@ -32,7 +32,7 @@ use posthorn_core::ids::{ConnectionId, NodeRun};
 use posthorn_core::message::Message;
 use posthorn_core::outbox::{OutboxLimits, Progress};
 use posthorn_core::placement::{self, Located};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 
 use crate::consensus::Consensus;
 use crate::exchange::debts::Disconnects;
@@ -234,7 +234,7 @@ impl Gateway {
         deadline: Instant,
     ) -> Outcome {
         let mail = Mail { connection: id, wish: Wish::Post(post) };
-        self.ask(mail, scope, deadline).await.map(|_| ())
+        self.outbound.ask(mail, scope, deadline).await.map(|_| ())
     }
 
     /// Posts, and has the outcome told. Posts keep the order of the calls.
@@ -250,12 +250,8 @@ impl Gateway {
         let mail = Mail { connection: id, wish: Wish::Post(post) };
         if may_wait {
             // The owner answers when the client does, which may be never.
-            let (sender, receiver) = oneshot::channel();
-            let tell: Tell = Box::new(|answered| drop(sender.send(answered)));
-            self.outbound.send(mail, scope, deadline, tell);
-            tokio::spawn(async move {
-                answer(wait(receiver, deadline).await.map(|_| ()));
-            });
+            let asked = self.outbound.ask(mail, scope, deadline);
+            tokio::spawn(async move { answer(asked.await.map(|_| ())) });
         } else {
             let tell: Tell = Box::new(|answered| answer(answered.map(|_| ())));
             self.outbound.send(mail, scope, deadline, tell);
@@ -268,7 +264,8 @@ impl Gateway {
         scope: Scope,
         deadline: Instant,
     ) -> Result<Found, DeliverError> {
-        let answered = self.ask(Mail { connection: id, wish: Wish::Get }, scope, deadline).await?;
+        let answered =
+            self.outbound.ask(Mail { connection: id, wish: Wish::Get }, scope, deadline).await?;
         let located = self.consensus.replica().read(|directory| placement::locate(directory, id));
         match (answered, located) {
             (Answered::Found { info, last_active_at_ms }, Located::At(owner)) => {
@@ -291,19 +288,7 @@ impl Gateway {
         deadline: Instant,
     ) -> Outcome {
         let mail = Mail { connection: id, wish: Wish::Close(frame) };
-        self.ask(mail, scope, deadline).await.map(|_| ())
-    }
-
-    async fn ask(
-        &self,
-        mail: Mail,
-        scope: Scope,
-        deadline: Instant,
-    ) -> Result<Answered, DeliverError> {
-        let (sender, receiver) = oneshot::channel();
-        let tell: Tell = Box::new(|answered| drop(sender.send(answered)));
-        self.outbound.send(mail, scope, deadline, tell);
-        wait(receiver, deadline).await
+        self.outbound.ask(mail, scope, deadline).await.map(|_| ())
     }
 
     // ---- for the node ----
@@ -352,17 +337,6 @@ impl PostService for Gateway {
             }
             Err(_) => reply.send(malformed_answer()),
         }
-    }
-}
-
-async fn wait(
-    receiver: oneshot::Receiver<Result<Answered, DeliverError>>,
-    deadline: Instant,
-) -> Result<Answered, DeliverError> {
-    match tokio::time::timeout_at(deadline.into(), receiver).await {
-        Ok(Ok(answered)) => answered,
-        // Nobody is left to tell, or nobody told in time.
-        Ok(Err(_)) | Err(_) => Err(DeliverError::Unknown),
     }
 }
 

@@ -6,6 +6,8 @@
 //!   missed. Nobody else knows.
 //! * A connection that is none of its sender's business looks to him as one that does not exist, in
 //!   what he is told and in the time it takes.
+//! * What still waits for the cluster at its deadline was not sent and never will be, and its sender is
+//!   told so.
 //! * Nothing is sent twice: a post that was handed to a peer is the fabric's, which knows how far it
 //!   came.
 
@@ -19,7 +21,7 @@ use parking_lot::Mutex;
 use posthorn_core::directory::Entry;
 use posthorn_core::ids::{ConnectionId, NodeRun};
 use posthorn_core::placement::{self, Located};
-use tokio::sync::Semaphore;
+use tokio::sync::oneshot;
 
 use crate::consensus::Consensus;
 use crate::exchange::mail::{Answered, Mail, decode_answer, encode_mail};
@@ -29,11 +31,8 @@ use crate::exchange::scope::Scope;
 use crate::fabric::{Fabric, Peer, PostError, PostRefused, PostReply};
 use crate::telemetry::Metrics;
 
-/// Mail that waits, on this node, for the cluster to say whether its connection exists. Further mail
-/// is refused as busy.
-const UNSETTLED_MAX: usize = 16 * 1024;
-/// Mail that waits as long for connections outside its sender's scope. Further mail is refused as busy.
-const FOREIGN_MAX: usize = 16 * 1024;
+/// What one queue of mail holds that waits for the cluster. Further mail is refused as busy.
+const WAITING_MAX: usize = 16 * 1024;
 /// How long the cluster may take to say so.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -45,17 +44,41 @@ pub struct Outbound {
     consensus: Consensus,
     fabric: Fabric,
     metrics: Arc<Metrics>,
-    unsettled: Mutex<Unsettled>,
-    /// How many connections are being settled: most of the time none, and then nobody locks.
-    settling: AtomicUsize,
-    foreign: Arc<Semaphore>,
+    /// For connections that this replica does not know.
+    unsettled: Queue,
+    /// For connections outside their senders' scope. It waits as if they did not exist, and apart, so
+    /// that nobody else's mail queues behind it.
+    foreign: Queue,
 }
 
-/// Mail for connections that this replica does not know, in the order of its coming.
+/// Mail that waits for the cluster to say whether its connection exists, in the order of its coming.
 #[derive(Default)]
-struct Unsettled {
-    waiting: HashMap<ConnectionId, Vec<Parcel>>,
+struct Queue {
+    waiting: Mutex<Waiting>,
+    /// How many connections it is for: most of the time none, and then nobody locks.
+    connections: AtomicUsize,
+}
+
+#[derive(Default)]
+struct Waiting {
+    by_connection: HashMap<ConnectionId, Vec<Parcel>>,
     parcels: usize,
+}
+
+/// Why mail waits.
+#[derive(Clone, Copy)]
+enum Reason {
+    Unknown,
+    Foreign,
+}
+
+/// What became of mail that was to wait.
+enum Queued {
+    /// Nobody has asked the cluster yet.
+    First,
+    Behind,
+    /// Too much waits.
+    Refused(Parcel),
 }
 
 struct Parcel {
@@ -86,20 +109,40 @@ impl Outbound {
             consensus,
             fabric,
             metrics,
-            unsettled: Mutex::default(),
-            settling: AtomicUsize::new(0),
-            foreign: Arc::new(Semaphore::new(FOREIGN_MAX)),
+            unsettled: Queue::default(),
+            foreign: Queue::default(),
         }
     }
 
     /// Sends mail to its connection. Whoever sends two in turn has them arrive in turn.
     pub fn send(self: &Arc<Outbound>, mail: Mail, scope: Scope, deadline: Instant, tell: Tell) {
         let parcel = Parcel { mail, scope, deadline, tell };
-        let Some(parcel) = self.queue_behind_unsettled(parcel) else { return };
+        let Some(parcel) = self.unsettled.push_behind(parcel) else { return };
         match self.try_send(parcel) {
             Tried::Sent => (),
-            Tried::Unknown(parcel) => self.settle(parcel),
-            Tried::Foreign(parcel) => self.deny(parcel),
+            Tried::Unknown(parcel) => self.settle(parcel, Reason::Unknown),
+            Tried::Foreign(parcel) => self.settle(parcel, Reason::Foreign),
+        }
+    }
+
+    /// Sends mail, now, and waits for the answer.
+    pub fn ask(
+        self: &Arc<Outbound>,
+        mail: Mail,
+        scope: Scope,
+        deadline: Instant,
+    ) -> impl Future<Output = Result<Answered, DeliverError>> + Send + use<> {
+        let connection = mail.connection;
+        let (sender, mut answered) = oneshot::channel();
+        self.send(mail, scope, deadline, Box::new(|answer| drop(sender.send(answer))));
+        let outbound = self.clone();
+        async move {
+            if let Ok(answer) = tokio::time::timeout_at(deadline.into(), &mut answered).await {
+                return answer.unwrap_or(Err(DeliverError::Unknown));
+            }
+            // What still waits was not sent, and is now told so.
+            outbound.withdraw_late(connection);
+            answered.try_recv().unwrap_or(Err(DeliverError::Unknown))
         }
     }
 
@@ -203,56 +246,34 @@ impl Outbound {
         (parcel.tell)(Err(DeliverError::Gone));
     }
 
-    /// Mail must not overtake other mail for the same connection that waits to be settled.
-    fn queue_behind_unsettled(&self, parcel: Parcel) -> Option<Parcel> {
-        if self.settling.load(Ordering::Acquire) == 0 {
-            return Some(parcel);
-        }
-        let mut unsettled = self.unsettled.lock();
-        if !unsettled.waiting.contains_key(&parcel.mail.connection) {
-            return Some(parcel);
-        }
-        let refused = unsettled.queue(parcel);
-        drop(unsettled);
-        refused.into_iter().for_each(tell_busy);
-        None
-    }
-
-    /// This replica does not know the connection: it may be behind. Asks the cluster, then looks
-    /// again.
-    fn settle(self: &Arc<Outbound>, parcel: Parcel) {
+    /// This replica does not know the connection, as it may be behind, or its sender is not to know it.
+    /// Asks the cluster, then looks again.
+    fn settle(self: &Arc<Outbound>, parcel: Parcel, reason: Reason) {
         let connection = parcel.mail.connection;
-        let mut unsettled = self.unsettled.lock();
-        let is_first = !unsettled.waiting.contains_key(&connection);
-        if let Some(parcel) = unsettled.queue(parcel) {
-            drop(unsettled);
-            tell_busy(parcel);
-            return;
+        match self.queue(reason).push(parcel) {
+            Queued::First => (),
+            Queued::Behind => return,
+            Queued::Refused(parcel) => return tell_busy(parcel),
         }
-        if !is_first {
-            return;
-        }
-        self.settling.fetch_add(1, Ordering::AcqRel);
-        drop(unsettled);
         let outbound = self.clone();
         tokio::spawn(async move {
             let is_settled = outbound.ask_cluster().await;
-            while let Some(parcels) = outbound.take_unsettled(connection) {
-                parcels.into_iter().for_each(|parcel| outbound.send_settled(parcel, is_settled));
+            while let Some(parcels) = outbound.queue(reason).take(connection) {
+                for parcel in parcels {
+                    match reason {
+                        Reason::Unknown => outbound.send_settled(parcel, is_settled),
+                        Reason::Foreign => outbound.tell_absent(parcel, is_settled),
+                    }
+                }
             }
         });
     }
 
-    /// Lets mail for a connection outside its sender's scope wait as if that did not exist. It waits
-    /// apart, so that nobody else's mail queues behind it.
-    fn deny(self: &Arc<Outbound>, parcel: Parcel) {
-        let Ok(place) = self.foreign.clone().try_acquire_owned() else { return tell_busy(parcel) };
-        let outbound = self.clone();
-        tokio::spawn(async move {
-            let is_settled = outbound.ask_cluster().await;
-            drop(place);
-            outbound.tell_absent(parcel, is_settled);
-        });
+    fn queue(&self, reason: Reason) -> &Queue {
+        match reason {
+            Reason::Unknown => &self.unsettled,
+            Reason::Foreign => &self.foreign,
+        }
     }
 
     /// Whether this replica now knows all that was known anywhere when it was asked.
@@ -261,17 +282,12 @@ impl Outbound {
         matches!(asked, Ok(Ok(())))
     }
 
-    /// Takes what waits for a connection. Once nothing does, others need no longer wait behind it.
-    fn take_unsettled(&self, connection: ConnectionId) -> Option<Vec<Parcel>> {
-        let mut unsettled = self.unsettled.lock();
-        let parcels = std::mem::take(unsettled.waiting.get_mut(&connection)?);
-        if parcels.is_empty() {
-            unsettled.waiting.remove(&connection);
-            self.settling.fetch_sub(1, Ordering::AcqRel);
-            return None;
+    /// Mail for a connection that waits beyond its deadline is never sent.
+    fn withdraw_late(&self, connection: ConnectionId) {
+        for queue in [&self.unsettled, &self.foreign] {
+            let late = queue.take_late(connection, Instant::now());
+            late.into_iter().for_each(|parcel| self.tell_absent(parcel, false));
         }
-        unsettled.parcels -= parcels.len();
-        Some(parcels)
     }
 
     fn send_settled(&self, parcel: Parcel, is_settled: bool) {
@@ -315,14 +331,69 @@ impl PostReply for Forwarded {
     }
 }
 
-impl Unsettled {
+impl Queue {
+    fn push(&self, parcel: Parcel) -> Queued {
+        let mut waiting = self.waiting.lock();
+        let is_first = !waiting.by_connection.contains_key(&parcel.mail.connection);
+        if let Some(parcel) = waiting.push(parcel) {
+            return Queued::Refused(parcel);
+        }
+        if !is_first {
+            return Queued::Behind;
+        }
+        self.connections.fetch_add(1, Ordering::AcqRel);
+        Queued::First
+    }
+
+    /// Mail must not overtake other mail for the same connection. Gives it back if there is none.
+    fn push_behind(&self, parcel: Parcel) -> Option<Parcel> {
+        if self.connections.load(Ordering::Acquire) == 0 {
+            return Some(parcel);
+        }
+        let mut waiting = self.waiting.lock();
+        if !waiting.by_connection.contains_key(&parcel.mail.connection) {
+            return Some(parcel);
+        }
+        let refused = waiting.push(parcel);
+        drop(waiting);
+        refused.into_iter().for_each(tell_busy);
+        None
+    }
+
+    /// Takes what waits for a connection. Once nothing does, others need no longer wait behind it.
+    fn take(&self, connection: ConnectionId) -> Option<Vec<Parcel>> {
+        let mut waiting = self.waiting.lock();
+        let parcels = std::mem::take(waiting.by_connection.get_mut(&connection)?);
+        if parcels.is_empty() {
+            waiting.by_connection.remove(&connection);
+            self.connections.fetch_sub(1, Ordering::AcqRel);
+            return None;
+        }
+        waiting.parcels -= parcels.len();
+        Some(parcels)
+    }
+
+    /// Takes what waits for a connection and has waited long enough.
+    fn take_late(&self, connection: ConnectionId, now: Instant) -> Vec<Parcel> {
+        if self.connections.load(Ordering::Acquire) == 0 {
+            return Vec::new();
+        }
+        let mut waiting = self.waiting.lock();
+        let Some(parcels) = waiting.by_connection.get_mut(&connection) else { return Vec::new() };
+        let late: Vec<_> = parcels.extract_if(.., |parcel| parcel.deadline <= now).collect();
+        waiting.parcels -= late.len();
+        late
+    }
+}
+
+impl Waiting {
     /// Gives the parcel back if too many wait.
-    fn queue(&mut self, parcel: Parcel) -> Option<Parcel> {
-        if self.parcels >= UNSETTLED_MAX {
+    fn push(&mut self, parcel: Parcel) -> Option<Parcel> {
+        if self.parcels >= WAITING_MAX {
             return Some(parcel);
         }
         self.parcels += 1;
-        self.waiting.entry(parcel.mail.connection).or_default().push(parcel);
+        self.by_connection.entry(parcel.mail.connection).or_default().push(parcel);
         None
     }
 }
