@@ -54,11 +54,14 @@ async fn definitions_are_read_anew_all_or_nothing_under_live_connections() {
 
     // What takes effect at the start only is named.
     let config = cluster.config(0).replace("edge: {", "edge: { connections_max: 7,");
+    let config = config.replace("api: {", "api: { post_timeout_ms: 1234,");
+    let more = "log: { filter: debug }\naws: { region: eu-west-1 }\naccount: {}\n";
+    let config = config.replace("name: test", "name: test\n  patience_ms: 60000") + more;
     std::fs::write(cluster.config_path(0), config).unwrap();
     wait_for(&cluster, APPLIED, 3).await;
     let log = cluster.node(0).log();
     assert!(
-        log.contains(r#"takes effect when the node is started anew sections=["edge"]"#),
+        log.contains(r#"takes effect when the node is started anew sections=["cluster", "edge", "api", "log"]"#),
         "{log}"
     );
 

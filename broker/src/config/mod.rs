@@ -136,7 +136,24 @@ impl Config {
 
     /// The sections that only take effect when a node starts, as far as they differ.
     pub fn sections_that_differ(&self, other: &Config) -> Vec<&'static str> {
-        let Config { node, cluster, fabric, edge, api, admin, log, .. } = self;
+        let Config {
+            node,
+            cluster,
+            fabric,
+            edge,
+            api,
+            admin,
+            log,
+            path: _,
+            files: _,
+            // These take effect when they are read.
+            aws: _,
+            principals: _,
+            account_throttle: _,
+            usage_plans: _,
+            apis: _,
+            addresses: _,
+        } = self;
         let sections = [
             ("node", *node == other.node),
             ("cluster", *cluster == other.cluster),
