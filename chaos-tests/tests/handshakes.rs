@@ -2,13 +2,19 @@
 
 #![expect(clippy::unwrap_used, reason = "what is not as expected is to end a test")]
 
+use std::sync::Arc;
+
+use axum::Router;
+use axum::routing::post;
 use posthorn_chaos::backend::Backend;
 use posthorn_chaos::cluster::{Cluster, Options};
 use posthorn_chaos::lambda::Lambda;
-use posthorn_chaos::within;
+use posthorn_chaos::raw::HANDSHAKE;
+use posthorn_chaos::{eventually, within};
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 
 /// The status and the headers, in lower case, that a handshake is answered with.
 async fn shake(cluster: &Cluster, path: &str, headers: &str) -> (u16, String) {
@@ -148,4 +154,76 @@ async fn an_authorizer_that_does_not_answer_well_lets_nobody_in() {
     assert_eq!(cluster.metric(0, unauthorized).await, Some(8.0));
     assert_eq!(cluster.metric(0, "posthorn_directory_entries").await, Some(0.0));
     drop(silent);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_leaves_while_the_authorizer_is_asked_leaves_nothing_behind() {
+    let backend = Backend::start(|_| (200, String::new())).await;
+    let (asked, allowed) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+    let desk = (asked.clone(), allowed.clone());
+    let authorizer = Router::new().route(
+        "/",
+        post(move || async move {
+            let (asked, allowed) = desk;
+            asked.add_permits(1);
+            allowed.acquire().await.unwrap().forget();
+            let policy = json!({ "Version": "2012-10-17", "Statement": [
+            { "Action": "execute-api:Invoke", "Effect": "Allow", "Resource": "*" },
+        ] });
+            json!({ "principalId": "a", "policyDocument": policy }).to_string()
+        }),
+    );
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let authorizing = tokio::spawn(async move { axum::serve(listener, authorizer).await.unwrap() });
+    let apis = format!(
+        r#"
+apis:
+  dev:
+    route_selection_expression: $request.body.action
+    routes:
+      $connect: {{ target: integrations/backend, authorization_type: CUSTOM, authorizer_id: who }}
+      $disconnect: {{ target: integrations/backend }}
+    integrations:
+      backend: {{ integration_type: HTTP_EVENT, integration_uri: "{}" }}
+    authorizers:
+      who: {{ authorizer_type: REQUEST, authorizer_uri: "http://{address}/" }}
+    stages:
+      dev: {{ connections_max: 1 }}
+"#,
+        backend.url()
+    );
+    let cluster = Cluster::start(Options { nodes: 1, apis, ..Options::default() }).await;
+    for leaves_softly in [true, false] {
+        let mut stream = TcpStream::connect(cluster.node(0).at("edge")).await.unwrap();
+        stream.write_all(HANDSHAKE.as_bytes()).await.unwrap();
+        within("a call of the authorizer", asked.acquire()).await.unwrap().forget();
+        assert_eq!(shake(&cluster, "/dev", "").await.0, 429, "the place is taken");
+        if !leaves_softly {
+            stream.set_zero_linger().unwrap();
+        }
+        drop(stream);
+        allowed.add_permits(1);
+        // Whoever comes next finds the place free.
+        eventually("a place", || async {
+            allowed.add_permits(1);
+            (shake(&cluster, "/dev", "").await.0 == 101).then_some(())
+        })
+        .await;
+        eventually("an end of all connections", || async {
+            let entries = cluster.metric(0, "posthorn_directory_entries").await?;
+            let connections = cluster.metric(0, "posthorn_connections").await?;
+            (entries == 0.0 && connections == 0.0).then_some(())
+        })
+        .await;
+        let events = backend.drain().await;
+        let count = |kind| {
+            events.iter().filter(|event| event["requestContext"]["eventType"] == kind).count()
+        };
+        assert!(count("CONNECT") >= 1);
+        assert_eq!(count("CONNECT"), count("DISCONNECT"), "{events:?}");
+        asked.forget_permits(usize::MAX);
+        allowed.forget_permits(usize::MAX);
+    }
+    authorizing.abort();
 }

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use posthorn_chaos::backend::Backend;
 use posthorn_chaos::cluster::{Cluster, Options};
+use posthorn_chaos::raw::{self, closed, frame, next_frame};
 use posthorn_chaos::{eventually, within};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
@@ -122,6 +123,27 @@ async fn a_request_may_be_so_large_and_no_larger() {
         let mut answer = Vec::new();
         within("an end", stream.read_to_end(&mut answer)).await.unwrap();
         assert!(answer.starts_with(b"HTTP/1.1 4"), "{}", String::from_utf8_lossy(&answer));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_may_be_so_large_and_no_larger() {
+    let cluster = Cluster::start(Options { nodes: 1, ..Options::default() }).await;
+    let edge = cluster.node(0).at("edge");
+    let fragment = |first: u8, bytes: usize| frame(first, &vec![b'x'; bytes]);
+    let begun = [fragment(0x01, 32 * 1024), fragment(0, 32 * 1024).repeat(2)].concat();
+    let mut stream = raw::open(edge).await;
+    for end in [fragment(0x80, 32 * 1024), [fragment(0, 32 * 1024), fragment(0x80, 0)].concat()] {
+        stream.write_all(&[&begun[..], &end].concat()).await.unwrap();
+        let (first, payload) = next_frame(&mut stream).await.unwrap();
+        assert_eq!((first, payload.len()), (0x81, 131_072));
+    }
+    let too_large = [begun, fragment(0, 32 * 1024), fragment(0x80, 1)].concat();
+    for bytes in [too_large, fragment(0x81, 32 * 1024 + 1)] {
+        let mut stream = raw::open(edge).await;
+        // The node may close it before all is sent.
+        let _ = stream.write_all(&bytes).await;
+        assert_eq!(closed(&mut stream).await.map(|(code, _)| code), Some(1009));
     }
 }
 

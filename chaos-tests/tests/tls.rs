@@ -3,12 +3,14 @@
 #![expect(clippy::unwrap_used, reason = "what is not as expected is to end a test")]
 
 use std::net::SocketAddr;
+use std::process::Command;
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use nix::sys::signal::Signal;
 use posthorn_chaos::backend::{Backend, backend_api};
 use posthorn_chaos::cluster::{Cluster, Options};
 use posthorn_chaos::papers::{Authority, dial};
+use posthorn_chaos::process::binary;
 use posthorn_chaos::{eventually, within};
 use rustls::pki_types::CertificateDer;
 use rustls::version::{TLS12, TLS13};
@@ -85,6 +87,34 @@ async fn clients_come_over_tls_by_certificates_that_can_be_renewed() {
 }
 
 /// Each ends by an alert, if it said anything at all, and is counted.
+#[test]
+fn check_loads_the_certificates_of_each_listener() {
+    let cluster = Cluster::prepare(Options { nodes: 1, ..Options::default() });
+    let (good, path) = (cluster.config(0), cluster.config_path(0));
+    for (door, key_file, is_good) in [
+        ("edge", "node-0.key", true),
+        ("api", "node-0.key", true),
+        ("edge", "none.key", false),
+        ("api", "none.key", false),
+        ("edge", "ca.pem", false),
+        ("api", "ca.pem", false),
+    ] {
+        let (from, tls) = (format!("{door}: {{"), "tls: { cert_file: node-0.pem, key_file: ");
+        assert!(good.contains(&from));
+        let text = good.replace(&from, &format!("{from} {tls}{key_file} }},"));
+        std::fs::write(&path, text).unwrap();
+        let checked = Command::new(binary()).arg("check").arg(&path).output().unwrap();
+        let error = String::from_utf8(checked.stderr).unwrap();
+        let file = cluster.folder().join(key_file).display().to_string();
+        if is_good {
+            assert!(checked.status.success() && error.is_empty(), "{error}");
+        } else {
+            assert_eq!((checked.status.code(), error.lines().count()), (Some(2), 1), "{error}");
+            assert!(error.contains(&format!(": {door}.tls: ")) && error.contains(&file), "{error}");
+        }
+    }
+}
+
 async fn what_is_no_tls_ends(edge: SocketAddr) {
     // A ClientHello of TLS 1.0 alone, as small as can be.
     let mut hello = vec![0x16, 3, 1, 0, 47, 1, 0, 0, 43, 3, 1];
