@@ -8,6 +8,7 @@ use posthorn_chaos::backend::Backend;
 use posthorn_chaos::client::Client;
 use posthorn_chaos::cluster::{Cluster, Options};
 use posthorn_chaos::eventually;
+use posthorn_chaos::management::Management;
 use posthorn_proto::v1::PostToConnectionRequest;
 use serde_json::{Value, json};
 use tungstenite::Message;
@@ -25,10 +26,16 @@ async fn observed(backend: &Backend, stage: &str) -> Cluster {
       'say "hi" \ ü': {{ target: integrations/backend, route_response_selection_expression: $default }}
       echo: {{ target: integrations/echo, route_response_selection_expression: $default }}
       closed: {{ target: integrations/closed }}
+      fitting:
+        target: integrations/echo
+        route_response_selection_expression: $default
+        model_selection_expression: $request.body.kind
+        request_models: {{ $default: named }}
     integrations:
       backend: {{ integration_type: HTTP_EVENT, integration_uri: "{}" }}
       echo: {{ integration_type: MOCK, mock_response: {{ echo: true }} }}
       closed: {{ integration_type: HTTP_EVENT, integration_uri: "http://127.0.0.1:1/" }}
+    models: {{ named: {{ schema: {{ type: object, required: [name] }} }} }}
     stages:
       dev: {{ {stage} }}
 "#,
@@ -113,7 +120,10 @@ const FORMAT: &str = r#"{
   "status": $context.status, "error": $context.error.message, "agent": $context.identity.userAgent,
   "connection": "$context.connectionId", "integration": $context.integration.status,
   "latency": $context.integrationLatency, "failed": $context.integration.error,
-  "code": $context.disconnectStatusCode, "reason": $context.disconnectReason
+  "code": $context.disconnectStatusCode, "reason": $context.disconnectReason,
+  "misfit": $context.error.validationErrorString, "direction": $context.messageDirection,
+  "connected": $context.connectedAt, "address": "$context.identity.sourceIp",
+  "place": "$context.apiId/$context.stage"
 }"#;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -186,6 +196,47 @@ async fn each_request_is_a_line_of_the_access_log() {
     node.wait().await;
     let lines = lines_of(&log, 8).await;
     assert_eq!((&lines[7]["event"], &lines[7]["code"]), (&json!("DISCONNECT"), &json!(1012)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_of_the_connections_api_and_what_models_refuse_are_logged() {
+    let backend = Backend::start(|_| (200, "hi".to_owned())).await;
+    let format = serde_json::to_string(FORMAT).unwrap();
+    let settings = format!("access_log_settings: {{ destination: access.log, format: {format} }}");
+    let cluster = observed(&backend, &settings).await;
+    let log = cluster.folder().join("access.log");
+    let mut client = cluster.client(0).await;
+    for message in [r#"{"action":"fitting","name":"a"}"#, r#"{"action":"fitting"}"#] {
+        client.send(message).await;
+        client.text().await;
+    }
+    let lines = lines_of(&log, 3).await;
+    assert_eq!(lines[1]["misfit"], Value::Null);
+    assert_eq!(lines[2]["misfit"], "\"name\" is a required property");
+    assert_eq!(outline(&lines[2]), json!(["MESSAGE", "fitting", 400, "Bad request body", null]));
+
+    let id = lines[0]["connection"].as_str().unwrap();
+    let gone = "AAAAAAAAAAAAAAAAAAAAAA";
+    let api = Management::new(cluster.node(0).at("api"));
+    for (count, (method, id, status, error)) in (4..).zip([
+        ("POST", id, 200, None),
+        ("GET", id, 200, None),
+        ("POST", gone, 410, Some("GoneException")),
+        ("GET", gone, 410, Some("GoneException")),
+    ]) {
+        let path = format!("/dev/@connections/{id}");
+        let answer = api.call(method, &path, &[("user-agent", "a backend")], b"hello").await;
+        assert_eq!(answer.status, status);
+        let lines = lines_of(&log, count).await;
+        let is_call = |line: &&Value| line["event"] == "CONNECTION_API";
+        let line = lines.iter().rfind(is_call).unwrap();
+        let route = format!("{method} /@connections/{{connectionId}}");
+        assert_eq!(outline(line), json!(["CONNECTION_API", route, status, error, null]));
+        assert_eq!(line["id"], answer.header("x-amz-apigw-id").unwrap());
+        assert_eq!((&line["connection"], &line["agent"]), (&json!(id), &json!("a backend")));
+        assert_eq!((&line["direction"], &line["connected"]), (&Value::Null, &Value::Null));
+        assert_eq!((&line["address"], &line["place"]), (&json!("127.0.0.1"), &json!("chat/dev")));
+    }
 }
 
 fn outline(line: &Value) -> Value {

@@ -43,6 +43,10 @@ pub enum ModelError {
     Schema { at: Box<str>, why: Box<str> },
 }
 
+/// Why a message does not fit its model, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Misfit(pub Box<str>);
+
 struct Place<'a>(&'a str);
 
 impl Model {
@@ -72,25 +76,34 @@ impl Model {
         Ok(Model(Some(Arc::new(validator))))
     }
 
-    pub fn fits(&self, text: &str) -> bool {
-        let Model(Some(validator)) = self else { return false };
+    /// What is wrong with a message, if anything is.
+    pub fn judge(&self, text: &str) -> Result<(), Misfit> {
+        let Model(Some(validator)) = self else {
+            return Err(Misfit("the model is unusable".into()));
+        };
         // How deep a message goes is known before a tree is made of it.
-        json::parse(text).is_ok()
-            && serde_json::from_str(text).is_ok_and(|message: Value| validator.is_valid(&message))
+        let is_shallow = json::parse(text).is_ok();
+        let message: Option<Value> = is_shallow.then(|| serde_json::from_str(text).ok()).flatten();
+        let message = message.ok_or_else(|| Misfit("not JSON".into()))?;
+        validator.validate(&message).map_err(|error| {
+            let at = error.instance_path().to_string();
+            // The message itself may be long, and nobody else's business.
+            Misfit(format!("{}{}", error.masked(), Place(&at)).into())
+        })
     }
 }
 
 impl RequestModels {
     /// Whether a message may go to its backend.
-    pub fn admit(&self, message: &Message) -> bool {
+    pub fn admit(&self, message: &Message) -> Result<(), Misfit> {
         let RequestModels(models) = self;
         let text = match message.kind {
             MessageKind::Text => str::from_utf8(&message.payload).ok(),
             MessageKind::Binary => None,
         };
-        text.is_some_and(|text| {
-            models.find(&RequestBody(text)).is_some_and(|model| model.fits(text))
-        })
+        let text = text.ok_or_else(|| Misfit("not text".into()))?;
+        let model = models.find(&RequestBody(text));
+        model.ok_or_else(|| Misfit("there is no model for it".into()))?.judge(text)
     }
 }
 
@@ -137,7 +150,7 @@ mod tests {
             r#" {"room":"abc","seats":1,"tags":["a","b"]} "#,
             r#"{"room":"ABC","room":"abc"}"#,
         ] {
-            assert!(model.fits(text), "{text}");
+            assert_eq!(model.judge(text), Ok(()), "{text}");
         }
         for text in [
             "",
@@ -153,16 +166,29 @@ mod tests {
             r#"{"room":"abc","more":1}"#,
             r#"{"room":"\ud800"}"#,
         ] {
-            assert!(!model.fits(text), "{text}");
+            assert!(model.judge(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_without_what_the_message_says() {
+        let schema = json!({ "properties": { "a": { "type": "string" } }, "required": ["b"] });
+        let model = Model::compile(&schema).unwrap();
+        for (text, why) in [
+            ("secret", "not JSON"),
+            (r#"{"a":"secret"}"#, "\"b\" is a required property"),
+            (r#"{"a":{"secret":1},"b":1}"#, "value is not of type \"string\", at /a"),
+        ] {
+            assert_eq!(model.judge(text), Err(Misfit(why.into())), "{text}");
         }
     }
 
     #[test]
     fn a_message_of_any_depth_is_answered() {
         let list = Model::compile(&json!({ "type": "array", "items": { "$ref": "#" } })).unwrap();
-        assert!(list.fits(&format!("{}{}", "[".repeat(64), "]".repeat(64))));
-        assert!(!list.fits(&"[".repeat(100_000)));
-        assert!(!list.fits(&format!("{}{}", "[".repeat(65), "]".repeat(65))));
+        assert!(list.judge(&format!("{}{}", "[".repeat(64), "]".repeat(64))).is_ok());
+        assert!(list.judge(&"[".repeat(100_000)).is_err());
+        assert!(list.judge(&format!("{}{}", "[".repeat(65), "]".repeat(65))).is_err());
     }
 
     #[test]
@@ -205,7 +231,7 @@ mod tests {
             }),
         ] {
             if let Ok(model) = Model::compile(&schema) {
-                _ = model.fits("{}");
+                _ = model.judge("{}");
             }
         }
     }
@@ -213,7 +239,7 @@ mod tests {
     #[test]
     fn patterns_take_linear_time() {
         let model = Model::compile(&json!({ "pattern": "^(a+)+$" })).unwrap();
-        assert!(!model.fits(&format!("\"{}b\"", "a".repeat(100_000))));
+        assert!(model.judge(&format!("\"{}b\"", "a".repeat(100_000))).is_err());
     }
 
     #[test]
@@ -230,8 +256,8 @@ mod tests {
             (r#"{"x":1}"#, false),
             ("not JSON", false),
         ] {
-            assert_eq!(models.admit(&Message::text(text)), is_admitted, "{text}");
+            assert_eq!(models.admit(&Message::text(text)).is_ok(), is_admitted, "{text}");
         }
-        assert!(!models.admit(&Message::binary(&br#"{"y":1}"#[..])));
+        assert!(models.admit(&Message::binary(&br#"{"y":1}"#[..])).is_err());
     }
 }

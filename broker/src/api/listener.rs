@@ -1,6 +1,7 @@
 //! The sockets of the API: HTTP/1.1 and HTTP/2 at one port, told apart by their first bytes.
 
 use std::io;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -55,6 +56,10 @@ pub(super) struct Door {
     ending: CancellationToken,
 }
 
+/// Where a request comes from.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Remote(pub(super) IpAddr);
+
 impl Door {
     pub(super) fn new(router: Router, tls: Option<Arc<ServerTls>>) -> Door {
         let (tasks, ending) = (TaskTracker::new(), CancellationToken::new());
@@ -80,8 +85,8 @@ impl Door {
         let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         loop {
             let Ok(place) = places.clone().acquire_owned().await else { return };
-            let stream = match listener.accept().await {
-                Ok((stream, _)) => stream,
+            let (stream, remote) = match listener.accept().await {
+                Ok(accepted) => accepted,
                 Err(error) => {
                     warn!(%error, "cannot accept a connection");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -92,14 +97,14 @@ impl Door {
             let _ = stream.set_nodelay(true);
             let door = self.clone();
             self.tasks.spawn(async move {
-                door.open(stream).await;
+                door.open(stream, Remote(remote.ip())).await;
                 drop(place);
             });
         }
     }
 
-    async fn open(&self, stream: TcpStream) {
-        let Some(tls) = &self.tls else { return self.converse(stream, None).await };
+    async fn open(&self, stream: TcpStream, remote: Remote) {
+        let Some(tls) = &self.tls else { return self.converse(stream, remote, None).await };
         let shaken = tokio::time::timeout(TLS_TIMEOUT, tls.acceptor().accept(stream));
         let shaken = tokio::select! {
             shaken = shaken => shaken,
@@ -110,7 +115,7 @@ impl Door {
                 let names = client_names(stream.get_ref().1);
                 let certified = (!names.is_empty()).then(|| Certified(names.into()));
                 // Of the size of its buffers, which a task need not carry through its states.
-                self.converse(Box::new(stream), certified).await;
+                self.converse(Box::new(stream), remote, certified).await;
             }
             Ok(Err(error)) => debug!(%error, "a TLS handshake of the API failed"),
             Err(_) => debug!("a TLS handshake of the API took too long"),
@@ -121,11 +126,13 @@ impl Door {
     async fn converse(
         &self,
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        remote: Remote,
         certified: Option<Certified>,
     ) {
         let router = self.router.clone();
         let service = service_fn(move |mut request: Request<Incoming>| {
             let mut router = router.clone();
+            request.extensions_mut().insert(remote);
             if let Some(certified) = &certified {
                 request.extensions_mut().insert(certified.clone());
             }

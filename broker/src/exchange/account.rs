@@ -28,6 +28,7 @@ pub(super) struct Account<'a> {
     request: Request,
     event_type: EventType,
     route_key: Option<&'a str>,
+    misfit: Option<&'a str>,
     message_id: Option<MessageId>,
     authorizer_latency_ms: Option<u64>,
     closed: Option<(u16, &'a str)>,
@@ -53,6 +54,7 @@ impl<'a> Account<'a> {
             request,
             event_type,
             route_key: None,
+            misfit: None,
             message_id: None,
             authorizer_latency_ms: None,
             closed: None,
@@ -63,6 +65,11 @@ impl<'a> Account<'a> {
     /// None if no route fits.
     pub(super) fn with_route(self, key: Option<&'a str>) -> Account<'a> {
         Account { route_key: key, ..self }
+    }
+
+    /// Why a message does not fit its model, where that is so.
+    pub(super) fn with_misfit(self, misfit: Option<&'a str>) -> Account<'a> {
+        Account { misfit, ..self }
     }
 
     pub(super) fn of(stage: &'a Stage, event: &Event<'a>) -> Account<'a> {
@@ -129,10 +136,25 @@ impl<'a> Account<'a> {
             message_id: self.message_id,
             status,
             error,
+            misfit: self.misfit,
             authorizer_latency_ms: self.authorizer_latency_ms,
             integration,
             closed: self.closed,
         }));
+    }
+}
+
+impl Stage {
+    /// A call of the `@connections` API was answered. `info` is of the caller.
+    pub fn log_call(
+        &self,
+        info: &ConnectionInfo,
+        request: Request,
+        route_key: &str,
+        (status, error): (u16, Option<&str>),
+    ) {
+        let account = Account::new(self, info, request, EventType::ConnectionApi);
+        account.with_route(Some(route_key)).end(status, error);
     }
 }
 

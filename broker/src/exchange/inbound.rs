@@ -17,6 +17,7 @@ use posthorn_core::event::ids::{MessageId, RequestId};
 use posthorn_core::event::proxy::{ConnectEvent, DisconnectEvent, Event, MessageEvent};
 use posthorn_core::ids::NodeRun;
 use posthorn_core::message::{Message, MessageKind};
+use posthorn_core::model::Misfit;
 use posthorn_core::route::error_frame::ErrorFrame;
 use posthorn_core::route::table::{RouteKey, Selected};
 use tracing::{debug, info};
@@ -186,19 +187,22 @@ impl Inbound {
                     true => ErrorFrame::Forbidden,
                     false => ErrorFrame::TooManyRequests,
                 };
-                refuse(stage, None, mailbox, metrics, frame);
+                refuse(stage, None, mailbox, metrics, (frame, None));
                 return;
             }
         };
         let metrics = &route.metrics;
         metrics.messages_received.increment(1);
         if !is_granted(mailbox, stage.account.as_ref(), route.limiter.as_ref()) {
-            refuse(Some(stage), Some(key), mailbox, metrics, ErrorFrame::TooManyRequests);
+            let frame = ErrorFrame::TooManyRequests;
+            refuse(Some(stage), Some(key), mailbox, metrics, (frame, None));
             return;
         }
-        if route.request_models.as_ref().is_some_and(|models| !models.admit(&message)) {
+        let misfit = route.request_models.as_ref().and_then(|models| models.admit(&message).err());
+        if let Some(misfit) = misfit {
             let id = MessageId::from_random(random(), mailbox.info.connection);
-            refuse(Some(stage), Some(key), mailbox, metrics, |_| ErrorFrame::BadRequestBody(id));
+            let frame = |_| ErrorFrame::BadRequestBody(id);
+            refuse(Some(stage), Some(key), mailbox, metrics, (frame, Some(&misfit)));
         } else if let Some(answer) = route.integration.answer_now(&mailbox.info, Some(&message)) {
             let is_told = reply(mailbox, route, answer, self.reply_bytes_max);
             if stage.access_log.is_some() || !is_told {
@@ -391,7 +395,7 @@ fn refuse(
     key: Option<&str>,
     mailbox: &Mailbox,
     metrics: &RouteMetrics,
-    frame: impl FnOnce(RequestId) -> ErrorFrame,
+    (frame, misfit): (impl FnOnce(RequestId) -> ErrorFrame, Option<&Misfit>),
 ) {
     let request = request();
     let frame = frame(request.id);
@@ -399,7 +403,8 @@ fn refuse(
     reply_error(mailbox, metrics, frame);
     if let Some(stage) = stage {
         let account = Account::new(stage, &mailbox.info, request, EventType::Message);
-        account.with_route(key).end(frame.status(), Some(frame.message()));
+        let account = account.with_route(key).with_misfit(misfit.map(|Misfit(why)| &**why));
+        account.end(frame.status(), Some(frame.message()));
     }
     mailbox.on_dispatched();
 }
@@ -453,7 +458,7 @@ fn put(mailbox: &Mailbox, metrics: &RouteMetrics, message: Message) {
     }
 }
 
-pub(super) fn request() -> Request {
+pub fn request() -> Request {
     Request { id: request_id(), at_ms: epoch_ms() }
 }
 

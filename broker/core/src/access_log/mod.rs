@@ -27,6 +27,7 @@ pub struct Format {
 /// What is to be logged.
 #[derive(Debug, Clone, Copy)]
 pub struct Entry<'a> {
+    /// For [`EventType::ConnectionApi`] it is of the caller, but for the connection.
     pub info: &'a ConnectionInfo,
     pub request: Request,
     pub event_type: EventType,
@@ -37,6 +38,8 @@ pub struct Entry<'a> {
     pub status: u16,
     /// Why it was refused, or failed.
     pub error: Option<&'a str>,
+    /// Why a message does not fit its model.
+    pub misfit: Option<&'a str>,
     /// How long the authorizer took, if there is one.
     pub authorizer_latency_ms: Option<u64>,
     pub integration: Option<IntegrationCall<'a>>,
@@ -49,6 +52,8 @@ pub enum EventType {
     Connect,
     Message,
     Disconnect,
+    /// A call of the `@connections` API.
+    ConnectionApi,
 }
 
 /// What calling an integration came to.
@@ -338,6 +343,7 @@ mod tests {
             message_id: None,
             status: 200,
             error: None,
+            misfit: None,
             authorizer_latency_ms: None,
             integration: Some(IntegrationCall { latency_ms: 12, status: Some(200), error: None }),
             closed: None,

@@ -16,6 +16,7 @@ pub(super) enum Variable {
     DisconnectStatusCode,
     DomainName,
     ErrorMessage,
+    ErrorValidation,
     EventType,
     IdentityAccountId,
     IdentityApiKeyId,
@@ -50,7 +51,6 @@ const ABSENT: &[&str] = &[
     "authorizer.requestId",
     "authorizer.status",
     "error.responseType",
-    "error.validationErrorString",
     "identity.apiKey",
     "identity.cognitoAuthenticationProvider",
     "identity.cognitoAuthenticationType",
@@ -78,6 +78,7 @@ impl Variable {
             "disconnectStatusCode" => Variable::DisconnectStatusCode,
             "domainName" => Variable::DomainName,
             "error.message" | "error.messageString" => Variable::ErrorMessage,
+            "error.validationErrorString" => Variable::ErrorValidation,
             "eventType" => Variable::EventType,
             "identity.accountId" => Variable::IdentityAccountId,
             "identity.caller" | "identity.user" => Variable::IdentityUser,
@@ -109,6 +110,7 @@ impl Variable {
     /// Gives `write` the value, if there is one.
     pub(super) fn resolve(&self, entry: &Entry<'_>, write: &mut dyn FnMut(Value<'_>)) {
         let Entry { info, request, integration, closed, .. } = entry;
+        let is_of_client = entry.event_type != EventType::ConnectionApi;
         let (authorized, signer) = (info.authorized.as_ref(), info.signer.as_ref());
         match self {
             Variable::ApiId => write(Value::Text(&info.api_id)),
@@ -121,16 +123,20 @@ impl Variable {
                 let found = context.iter().find(|(other, _)| other == name);
                 text(found.map(|(_, value)| &**value), write);
             }
-            Variable::ConnectedAt => write(Value::Number(info.connected_at_ms)),
+            Variable::ConnectedAt => {
+                number(is_of_client.then_some(info.connected_at_ms), write);
+            }
             Variable::ConnectionId => write(Value::Text(&info.connection)),
             Variable::DisconnectReason => text(closed.map(|(_, reason)| reason), write),
             Variable::DisconnectStatusCode => number(closed.map(|(code, _)| code), write),
             Variable::DomainName => write(Value::Text(&info.domain_name)),
             Variable::ErrorMessage => text(entry.error, write),
+            Variable::ErrorValidation => text(entry.misfit, write),
             Variable::EventType => write(Value::Text(&match entry.event_type {
                 EventType::Connect => "CONNECT",
                 EventType::Message => "MESSAGE",
                 EventType::Disconnect => "DISCONNECT",
+                EventType::ConnectionApi => "CONNECTION_API",
             })),
             Variable::IdentityAccountId => text(signer.map(|signer| &*signer.account_id), write),
             Variable::IdentityUser => text(signer.map(|signer| &*signer.user), write),
@@ -143,7 +149,7 @@ impl Variable {
             Variable::IntegrationError => text(integration.and_then(|call| call.error), write),
             Variable::IntegrationLatency => number(integration.map(|call| call.latency_ms), write),
             Variable::IntegrationStatus => number(integration.and_then(|call| call.status), write),
-            Variable::MessageDirection => write(Value::Text(&"IN")),
+            Variable::MessageDirection => text(is_of_client.then_some("IN"), write),
             Variable::MessageId => {
                 if let Some(id) = &entry.message_id {
                     write(Value::Text(id));

@@ -16,6 +16,7 @@ use crate::clock;
 use crate::exchange::Found;
 use crate::exchange::outcome::DeliverError;
 
+pub(super) const ERROR_TYPE: &str = "x-amzn-errortype";
 /// How much of a malformed connection ID is said back.
 const ECHO_CHARS_MAX: usize = 64;
 
@@ -57,22 +58,22 @@ struct Parts {
 }
 
 impl Done {
-    pub(super) fn into_response(self) -> Response {
+    pub(super) fn into_response(self, request: RequestId) -> Response {
         let (status, body) = match self {
             Done::Posted => (StatusCode::OK, String::new()),
             Done::Deleted => (StatusCode::NO_CONTENT, String::new()),
             Done::Found(found) => (StatusCode::OK, body_of(&found)),
         };
-        response(status, body)
+        response(status, body, request)
     }
 }
 
 impl Refusal {
-    pub(super) fn into_response(self) -> Response {
+    pub(super) fn into_response(self, request: RequestId) -> Response {
         let Parts { status, exception, body, retry_after } = self.into_parts();
-        let mut response = response(status, body);
+        let mut response = response(status, body, request);
         let headers = response.headers_mut();
-        headers.insert("x-amzn-errortype", HeaderValue::from_static(exception));
+        headers.insert(ERROR_TYPE, HeaderValue::from_static(exception));
         if let Some(seconds) = retry_after {
             headers.insert(header::RETRY_AFTER, seconds.into());
         }
@@ -191,12 +192,12 @@ fn body_of(found: &Found) -> String {
 }
 
 /// With the headers that all answers have.
-fn response(status: StatusCode, body: String) -> Response {
+fn response(status: StatusCode, body: String, request: RequestId) -> Response {
     let mut response = Response::new(Body::from(body));
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    for (name, value) in names_of_request() {
+    for (name, value) in names_of_request(request) {
         // They are made of letters, digits, `-`, `_` and `=`.
         if let Ok(value) = HeaderValue::from_str(&value) {
             headers.insert(name, value);
@@ -205,24 +206,22 @@ fn response(status: StatusCode, body: String) -> Response {
     response
 }
 
-/// What the answer is called in logs. Nothing can be addressed by it, so that without random bits it
+/// What the answer is called in logs, its ID in access logs among them. Nothing can be addressed by it, so that without random bits it
 /// is good as well.
-fn names_of_request() -> [(HeaderName, String); 3] {
-    let mut bits = [0; 39];
+fn names_of_request(request: RequestId) -> [(HeaderName, String); 3] {
+    let mut bits = [0; 28];
     let _ = getrandom::fill(&mut bits);
     let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     // The bits that say which kind of UUID it is (RFC 9562 section 5.4).
     bits[6] = bits[6] & 0x0f | 0x40;
     bits[8] = bits[8] & 0x3f | 0x80;
-    let (uuid, rest) = bits.split_at(16);
-    let (trace, id) = rest.split_at(12);
+    let (uuid, trace) = bits.split_at(16);
     let groups = [&uuid[..4], &uuid[4..6], &uuid[6..8], &uuid[8..10], &uuid[10..]];
     let uuid = groups.map(hex).join("-");
-    let id = RequestId::from_random(std::array::from_fn(|index| id[index]));
     let trace = format!("Root=1-{:08x}-{}", clock::epoch_ms() / 1000, hex(trace));
     [
         (HeaderName::from_static("x-amzn-requestid"), uuid),
-        (HeaderName::from_static("x-amz-apigw-id"), id.to_string()),
+        (HeaderName::from_static("x-amz-apigw-id"), request.to_string()),
         (HeaderName::from_static("x-amzn-trace-id"), trace),
     ]
 }

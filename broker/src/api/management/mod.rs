@@ -6,6 +6,7 @@
 
 mod answer;
 mod body;
+mod call;
 mod identity;
 mod target;
 
@@ -28,12 +29,13 @@ use crate::api::callers::{Caller, Callers};
 use crate::api::connections::IDEMPOTENCY_KEY_BYTES_MAX;
 use crate::api::management::answer::{Done, Refusal};
 use crate::api::management::body::Bodies;
+use crate::api::management::call::Call;
 use crate::api::management::target::Target;
 use crate::config::node::{ApiSettings, NonUtf8Payload};
-use crate::exchange::Gateway;
 use crate::exchange::mailbox::Post;
 use crate::exchange::scope::Scope;
 use crate::exchange::stage::Stage;
+use crate::exchange::{Gateway, inbound};
 
 /// One of these per call that an SDK makes, the same in all its repetitions.
 const INVOCATION_ID: &str = "amz-sdk-invocation-id";
@@ -61,7 +63,8 @@ impl Management {
         }
     }
 
-    async fn answer(&self, request: Request) -> Result<Done, Refusal> {
+    /// `call` is what the access log of the stage is to say, once that is known.
+    async fn answer(&self, request: Request, call: &mut Option<Call>) -> Result<Done, Refusal> {
         let (head, body) = request.into_parts();
         let target = Target::parse(head.uri.path()).ok_or(Refusal::NoSuchPlace)?;
         let verb = verb_of(&head.method).ok_or(Refusal::Method)?;
@@ -77,10 +80,12 @@ impl Management {
         let Some((stage, "" | "/")) = stages.resolve(host_of(&head), &target.prefix) else {
             return Err(Refusal::NoSuchPlace);
         };
+        let id: Result<ConnectionId, _> = target.id.parse();
+        *call = id.as_ref().ok().and_then(|id| Call::of(stage, *id, &head));
         if !caller.may(verb, &stage.api_id, &stage.name) {
             return Err(Refusal::Denied(denial(&caller, &head.method, stage)));
         }
-        let id = target.id.parse().map_err(|_| Refusal::ConnectionId(target.id))?;
+        let id = id.map_err(|_| Refusal::ConnectionId(target.id))?;
         self.act(verb, id, stage, &head, body).await
     }
 
@@ -141,10 +146,16 @@ pub(super) async fn handle(
     if content_type.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc")) {
         return Status::unimplemented("there is no such service").into_http();
     }
-    match management.answer(request).await {
-        Ok(done) => done.into_response(),
-        Err(refusal) => refusal.into_response(),
+    let begun = inbound::request();
+    let mut call = None;
+    let response = match management.answer(request, &mut call).await {
+        Ok(done) => done.into_response(begun.id),
+        Err(refusal) => refusal.into_response(begun.id),
+    };
+    if let Some(call) = call {
+        call.log(begun, &response);
     }
+    response
 }
 
 fn verb_of(method: &Method) -> Option<Verb> {
