@@ -44,7 +44,7 @@ const ENHANCE_YOUR_CALM: u32 = 11;
 const GROWTH_KIB_MAX: u64 = 96 * 1024;
 
 /// Posts of one stream whose answers nobody reads: fewer bytes than its window has.
-const STREAMED: u32 = 8000;
+const STREAMED: u32 = 6000;
 /// 32 KiB of answers, of 7 bytes each, and those in flight.
 const TAKEN_MAX: u32 = 5000;
 
@@ -208,15 +208,14 @@ async fn who_does_not_read_answers_is_taken_no_more_posts_from() {
     }
     assert_served(&cluster, &mut client, &id, 20).await;
 
-    // As many posts of one stream are taken as may be in flight, and as fit into one buffer of answers.
+    // As many posts of one stream are taken as may be in flight, and as fit into one buffer of answers,
+    // also where each has a frame for itself.
     let (mut reader, mut writer) = open(api, &closed_window).await;
     let block = block_at(&format!("{SERVICE}/PostToConnections"), &[]);
     let posts = (0..STREAMED).flat_map(|number| {
         let post = encoded(&id, &number.to_string());
-        prefixed(0, &[&[18, post.len() as u8][..], &post].concat())
+        frame(DATA, 0, 1, &prefixed(0, &[&[18, post.len() as u8][..], &post].concat()))
     });
-    let posts: Vec<_> = posts.collect();
-    let posts = posts.chunks(16 * 1024).flat_map(|chunk| frame(DATA, 0, 1, chunk));
     let posts = [frame(HEADERS, END_HEADERS, 1, &block), posts.collect()].concat();
     writer.write_all(&posts).await.unwrap();
     let mut grpc = cluster.grpc(0).await;

@@ -31,6 +31,11 @@ use crate::tls::{ServerTls, client_names};
 const STREAMS_MAX: u32 = 1024;
 /// A request's headers, in both versions.
 const HEADER_BYTES_MAX: u32 = 16 * 1024;
+/// What one caller may have sent that was not read yet, on one stream and in all. The library holds
+/// thousands of small frames that wait for an attack, the more of them the larger the second is; a
+/// stream of posts with a frame each, as some callers send it, must fill the first before that.
+const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
+const CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
 /// Between two Pings of HTTP/2.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 /// How long the head of a request of HTTP/1.1 may take, from the end of the last one on: idle
@@ -165,6 +170,8 @@ fn builder() -> Builder<TokioExecutor> {
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS_MAX)
         .max_header_list_size(HEADER_BYTES_MAX)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .keep_alive_interval(KEEPALIVE_INTERVAL);
     builder
 }
