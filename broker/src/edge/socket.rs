@@ -22,7 +22,7 @@ use tungstenite::protocol::frame::coding::{Data, OpCode};
 use tungstenite::protocol::{Role, WebSocketConfig, WebSocketContext};
 
 /// Allocated for each connection at once, so it is small; larger frames get a buffer of their own.
-const READ_BUFFER_BYTES: usize = 1024;
+const READ_BUFFER_BYTES: usize = 640;
 /// Frames gather up to this before they are given to the kernel.
 const WRITE_BUFFER_BYTES: usize = 8 * 1024;
 /// Pongs that wait for the kernel to take them. While there are more, nothing is read: who pings and
