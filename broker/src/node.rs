@@ -115,7 +115,7 @@ impl Node {
         let lasting = Lasting::new(config.aws.clone());
         let stages = Stages::new(&config, &lasting, &metrics);
         let key_sets = lasting.key_sets();
-        let callers = Callers::new(&config.principals, config.api.insecure, key_sets);
+        let callers = Callers::new(&config.principals, &config.api, key_sets);
         let callers = Arc::new(callers);
         let outbox_limits = OutboxLimits {
             bytes_max: config.edge.outbox_bytes_max as usize,

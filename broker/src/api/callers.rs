@@ -18,6 +18,7 @@ use tracing::{debug, warn};
 
 use crate::clock;
 use crate::config::jwt::JwtSettings;
+use crate::config::node::ApiSettings;
 use crate::config::principals::{JwtRule, PrincipalSettings};
 use crate::exchange::scope::Scope;
 use crate::integration::key_sets::{IssuerKeys, KeySets, NotVerified};
@@ -28,6 +29,8 @@ pub(crate) struct Callers {
     key_sets: KeySets,
     /// Where there is nobody to be known, everybody may call.
     is_insecure: bool,
+    /// Other machines can reach the API.
+    is_exposed: bool,
 }
 
 /// Everyone who is known, and what each has called of late.
@@ -85,11 +88,15 @@ pub(super) struct Denied;
 impl Callers {
     pub(crate) fn new(
         settings: &PrincipalSettings,
-        is_insecure: bool,
+        api: &ApiSettings,
         key_sets: KeySets,
     ) -> Callers {
+        let (is_insecure, is_exposed) = (api.insecure, !api.listen.ip().is_loopback());
         let known = Known::new(settings, is_insecure, &key_sets, &BTreeMap::new());
-        Callers { known: RwLock::new(Arc::new(known)), key_sets, is_insecure }
+        let known = RwLock::new(Arc::new(known));
+        let callers = Callers { known, key_sets, is_insecure, is_exposed };
+        callers.warn_if_open();
+        callers
     }
 
     /// From the next call on, these are known and no others. A stream that is open goes on.
@@ -97,6 +104,14 @@ impl Callers {
         let mut known = self.known.write();
         let replaced = Known::new(settings, self.is_insecure, &self.key_sets, &known.budgets);
         *known = Arc::new(replaced);
+        drop(known);
+        self.warn_if_open();
+    }
+
+    fn warn_if_open(&self) {
+        if self.is_exposed && self.known().is_open {
+            warn!("everybody may call the API: it is insecure, and there are no principals");
+        }
     }
 
     pub(super) fn known(&self) -> Arc<Known> {
@@ -122,15 +137,11 @@ impl Known {
             };
             (name.clone(), kept.cloned().unwrap_or_else(fresh))
         };
-        let is_open = is_insecure && principals.is_empty();
-        if is_open {
-            warn!("everybody may call the API: it is insecure, and there are no principals");
-        }
         Known {
             principals: principals.clone(),
             budgets: throttles.iter().map(budget).collect(),
             issuers: issuers_of(principals, jwt_rules, key_sets),
-            is_open,
+            is_open: is_insecure && principals.is_empty(),
         }
     }
 
