@@ -7,7 +7,7 @@
 //!
 //! Invariants:
 //!
-//! * At most one fetch is under way, and fetches are not begun more often than [`ATTEMPTS`] says,
+//! * At most one fetch is under way, and fetches are not begun more often than `ATTEMPTS` says,
 //!   whatever tokens clients make up.
 //! * While the issuer cannot be reached, its last keys are good until `forget_at`. Without keys
 //!   nobody is let in.
