@@ -4,6 +4,7 @@ use prost::Message as _;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let files = [
+        "posthorn/v1/admin_service.proto",
         "posthorn/v1/connection_service.proto",
         "posthorn/v1/integration_service.proto",
         "posthorn/cluster/v1/cluster.proto",

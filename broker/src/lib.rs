@@ -14,6 +14,8 @@ pub mod consensus;
 
 pub mod exchange;
 
+mod operator;
+
 pub mod api;
 pub mod edge;
 

@@ -20,6 +20,7 @@ use crate::edge::{self, Edge};
 use crate::exchange::Gateway;
 use crate::exchange::stage::{Lasting, Stages};
 use crate::fabric::{Fabric, FabricError, FabricSettings, TlsFiles};
+use crate::operator::Operator;
 use crate::reload::{Definitions, ListenerTls, Watched};
 use crate::telemetry::{Exporter, Metrics, Registry};
 use crate::tls::{ServerTls, TlsError};
@@ -182,7 +183,14 @@ impl Node {
         let (accepting, serving, all) =
             (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
 
-        fabric.serve(started.service.clone(), gateway.clone()).map_err(NodeError::Fabric)?;
+        let operator = Operator::new(
+            config.cluster.name.clone(),
+            started.consensus.clone(),
+            gateway.clone(),
+            fabric.clone(),
+            started.service.clone(),
+        );
+        fabric.serve(operator.clone(), gateway.clone()).map_err(NodeError::Fabric)?;
         let (consensus, mut failure) = (started.consensus.clone(), started.failure.clone());
         let fences = started.run(&background, &all);
         spawn(&background, &all, answer_fences(fences, gateway.clone()));
@@ -197,7 +205,7 @@ impl Node {
         let edge = Edge::new(&config.edge, self.edge_tls, gateway.clone());
         doors.spawn(edge.serve(edge_listener, clients.clone(), accepting.clone()));
         let (callers, admin) = (self.callers, config.admin.clone());
-        let api = Api::new(&config.api, self.api_tls, gateway.clone(), callers.clone());
+        let api = Api::new(&config.api, self.api_tls, gateway.clone(), callers.clone(), operator);
         doors.spawn(api.serve(api_listener, cancelled(&serving)));
         let stop_admin = cancelled(&all);
         doors.spawn(admin::serve(

@@ -11,6 +11,7 @@ const FLOORS: &[&[&str]] = &[
     &["fabric", "integration"],
     &["consensus"],
     &["exchange"],
+    &["operator"],
     &["api", "edge"],
     &["reload", "node"],
     &["cli"],

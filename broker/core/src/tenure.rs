@@ -50,6 +50,16 @@ enum State {
     Fencing { run: NodeRun },
 }
 
+/// Where a process is on its way to act as a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// It is not yet known to be a run that may act.
+    Joining,
+    Serving,
+    /// What the last run owned is being ended.
+    Fencing,
+}
+
 /// What the shell is to do next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
@@ -184,6 +194,16 @@ impl Tenure {
             | State::Joining { .. }
             | State::Proving { .. }
             | State::Fencing { .. } => None,
+        }
+    }
+
+    pub fn phase(&self) -> Phase {
+        match self.state {
+            State::Persisting { .. } | State::Joining { .. } | State::Proving { .. } => {
+                Phase::Joining
+            }
+            State::Serving { .. } => Phase::Serving,
+            State::Fencing { .. } => Phase::Fencing,
         }
     }
 

@@ -40,6 +40,8 @@ pub(super) struct Known {
     issuers: Vec<Issuer>,
     /// Nobody is asked who he is.
     is_open: bool,
+    /// Other machines can reach the API.
+    is_exposed: bool,
 }
 
 /// Somebody who says in JSON Web Tokens who their bearers are.
@@ -60,6 +62,8 @@ pub(super) struct Caller {
     /// None where nobody is asked.
     principal: Option<Arc<Principal>>,
     budget: Option<Arc<Budget>>,
+    /// May come from another machine.
+    may_be_remote: bool,
 }
 
 /// How often a principal may call. All that it has open take from it.
@@ -92,8 +96,14 @@ impl Callers {
         key_sets: KeySets,
     ) -> Callers {
         let (is_insecure, is_exposed) = (api.insecure, !api.listen.ip().is_loopback());
-        let known = Known::new(settings, is_insecure, &key_sets, &BTreeMap::new());
-        let known = RwLock::new(Arc::new(known));
+        let nobody = Known {
+            principals: Principals::default(),
+            budgets: BTreeMap::new(),
+            issuers: Vec::new(),
+            is_open: false,
+            is_exposed,
+        };
+        let known = RwLock::new(Arc::new(nobody.renewed(settings, is_insecure, &key_sets)));
         let callers = Callers { known, key_sets, is_insecure, is_exposed };
         callers.warn_if_open();
         callers
@@ -102,8 +112,7 @@ impl Callers {
     /// From the next call on, these are known and no others. A stream that is open goes on.
     pub(crate) fn replace(&self, settings: &PrincipalSettings) {
         let mut known = self.known.write();
-        let replaced = Known::new(settings, self.is_insecure, &self.key_sets, &known.budgets);
-        *known = Arc::new(replaced);
+        *known = Arc::new(known.renewed(settings, self.is_insecure, &self.key_sets));
         drop(known);
         self.warn_if_open();
     }
@@ -121,16 +130,16 @@ impl Callers {
 
 impl Known {
     /// Whose throttle is as it was keeps his budget.
-    fn new(
+    fn renewed(
+        &self,
         settings: &PrincipalSettings,
         is_insecure: bool,
         key_sets: &KeySets,
-        budgets: &BTreeMap<Arc<str>, Arc<Budget>>,
     ) -> Known {
         let PrincipalSettings { known: principals, throttles, jwt_rules, users: _ } = settings;
         let now = Instant::now();
         let budget = |(name, throttle): (&Arc<str>, &Throttle)| {
-            let kept = budgets.get(name).filter(|budget| budget.throttle == *throttle);
+            let kept = self.budgets.get(name).filter(|budget| budget.throttle == *throttle);
             let fresh = || {
                 let bucket = Mutex::new(TokenBucket::new(now));
                 Arc::new(Budget { throttle: *throttle, bucket })
@@ -142,6 +151,7 @@ impl Known {
             budgets: throttles.iter().map(budget).collect(),
             issuers: issuers_of(principals, jwt_rules, key_sets),
             is_open: is_insecure && principals.is_empty(),
+            is_exposed: self.is_exposed,
         }
     }
 
@@ -151,7 +161,8 @@ impl Known {
 
     /// The caller if nobody is asked who he is.
     pub(super) fn anyone(&self) -> Option<Caller> {
-        self.is_open.then_some(Caller { principal: None, budget: None })
+        let may_be_remote = self.is_exposed;
+        self.is_open.then_some(Caller { principal: None, budget: None, may_be_remote })
     }
 
     /// Who shows a bearer token, or has shown a certificate.
@@ -194,7 +205,7 @@ impl Known {
     /// A principal that has proved to be it.
     pub(super) fn caller(&self, principal: &Arc<Principal>) -> Caller {
         let budget = self.budgets.get(&principal.name).cloned();
-        Caller { principal: Some(principal.clone()), budget }
+        Caller { principal: Some(principal.clone()), budget, may_be_remote: self.is_exposed }
     }
 }
 
@@ -253,8 +264,10 @@ impl Caller {
         self.principal.as_ref().is_none_or(|principal| principal.may(verb, api, stage))
     }
 
+    /// Where nobody is asked, whoever is on this machine may: no stranger.
     pub(super) fn may_administer(&self) -> bool {
-        self.principal.as_ref().is_none_or(|principal| principal.may_administer())
+        let principal = self.principal.as_ref();
+        principal.map_or(!self.may_be_remote, |principal| principal.may_administer())
     }
 
     pub(super) fn name(&self) -> &str {

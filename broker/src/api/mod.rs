@@ -2,6 +2,7 @@
 //! listener.
 
 pub(crate) mod admin;
+mod administration;
 mod callers;
 mod connections;
 mod guard;
@@ -16,23 +17,26 @@ use axum::Router;
 use axum::middleware::from_fn_with_state;
 use axum::routing::any;
 use posthorn_proto::FILE_DESCRIPTOR_SET;
+use posthorn_proto::v1::admin_service_server::AdminServiceServer;
 use posthorn_proto::v1::connection_service_server::ConnectionServiceServer;
 use tokio::net::TcpListener;
 use tonic::server::NamedService;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
+use crate::api::administration::Administration;
 pub(crate) use crate::api::callers::Callers;
 use crate::api::connections::Connections;
 use crate::api::listener::Door;
 use crate::api::management::Management;
 use crate::config::node::ApiSettings;
 use crate::exchange::Gateway;
+use crate::operator::Operator;
 use crate::tls::ServerTls;
 
 /// Beside the payload: IDs, keys, framing.
 const REQUEST_BYTES_BESIDE_PAYLOAD: usize = 4 * 1024;
-const SERVICE: &str = "posthorn.v1.ConnectionService";
+const SERVICES: [&str; 2] = ["posthorn.v1.ConnectionService", "posthorn.v1.AdminService"];
 
 /// What may be spoken above TLS.
 pub(crate) const PROTOCOLS: &[&str] = &["h2", "http/1.1"];
@@ -51,10 +55,11 @@ impl Api {
         tls: Option<Arc<ServerTls>>,
         gateway: Arc<Gateway>,
         callers: Arc<Callers>,
+        operator: Arc<Operator>,
     ) -> Api {
         let (reporter, health) = tonic_health::server::health_reporter();
         let management = Arc::new(Management::new(settings, gateway.clone(), callers.clone()));
-        let router = services(settings, gateway.clone())
+        let router = services(settings, gateway.clone(), operator)
             .route_layer(from_fn_with_state(callers, guard::admit))
             .route_service(&path_of(&health), health)
             .fallback(any(management::handle).with_state(management));
@@ -73,15 +78,17 @@ impl Api {
 }
 
 /// What is for those only whom we know.
-fn services(settings: &ApiSettings, gateway: Arc<Gateway>) -> Router {
+fn services(settings: &ApiSettings, gateway: Arc<Gateway>, operator: Arc<Operator>) -> Router {
     let request_bytes_max = settings.payload_bytes_max as usize + REQUEST_BYTES_BESIDE_PAYLOAD;
     let connections = Connections::new(gateway, settings);
     let connections =
         ConnectionServiceServer::new(connections).max_decoding_message_size(request_bytes_max);
+    let administration = AdminServiceServer::new(Administration::new(operator));
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .with_service_name(SERVICE)
+        .with_service_name(SERVICES[0])
+        .with_service_name(SERVICES[1])
         .with_service_name("grpc.health.v1.Health")
         .build_v1();
     let reflection = match reflection {
@@ -91,6 +98,7 @@ fn services(settings: &ApiSettings, gateway: Arc<Gateway>) -> Router {
     };
     Router::new()
         .route_service(&path_of(&connections), connections)
+        .route_service(&path_of(&administration), administration)
         .route_service(&path_of(&reflection), reflection)
 }
 
@@ -107,7 +115,9 @@ async fn report_health(reporter: HealthReporter, gateway: Arc<Gateway>) {
             false => ServingStatus::NotServing,
         };
         reporter.set_service_status("", status).await;
-        reporter.set_service_status(SERVICE, status).await;
+        for service in SERVICES {
+            reporter.set_service_status(service, status).await;
+        }
         if ready.changed().await.is_err() {
             std::future::pending::<()>().await;
         }

@@ -9,6 +9,7 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::api::callers::{Denied, Unauthenticated};
 use crate::exchange::outcome::{DeliverError, Unavailable};
+use crate::operator::OperatorError;
 
 const DOMAIN: &str = "posthorn";
 /// When to try again what a full outbound queue refused.
@@ -83,6 +84,16 @@ impl From<BadRequest> for Told {
         };
         let code = Code::InvalidArgument;
         Told { code, reason, message: bad.to_string(), retry_after: None }
+    }
+}
+
+impl From<OperatorError> for Told {
+    fn from(error: OperatorError) -> Told {
+        let (code, reason) = match error {
+            OperatorError::NotOffered => (Code::Unimplemented, "NOT_OFFERED"),
+            OperatorError::UnknownNode(_) => (Code::NotFound, "UNKNOWN_NODE"),
+        };
+        Told { code, reason, message: error.to_string(), retry_after: None }
     }
 }
 

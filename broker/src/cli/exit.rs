@@ -17,6 +17,8 @@ pub enum Exit {
     Unknown = 5,
     /// The data directory cannot be used, or failed.
     Store = 6,
+    /// The cluster has no leader that a quorum follows.
+    NoLeader = 7,
 }
 
 impl From<Exit> for ExitCode {

@@ -1,9 +1,14 @@
 //! The door: arguments, subcommands, exit codes.
 
+mod access;
+mod cluster;
 mod connect;
+mod connections;
 mod dev;
 mod exit;
+mod node;
 mod post;
+mod print;
 mod serve;
 
 use std::path::PathBuf;
@@ -11,13 +16,17 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
+use access::ApiArguments;
+use cluster::ClusterCommand;
+use connections::ConnectionsCommand;
 pub use exit::Exit;
+use node::NodeCommand;
 
 /// A clustered WebSocket broker: what AWS API Gateway WebSocket APIs do, self-hosted.
 ///
 /// Exit codes: 0 success; 1 failure; 2 wrong arguments or configuration; 3 nobody could be reached,
-/// or an address could not be listened at; 4 the connection is over; 5 the outcome is unknown; 6 the
-/// data directory cannot be used.
+/// or an address could not be listened at; 4 the connection is over, or there is no such node; 5 the
+/// outcome is unknown; 6 the data directory cannot be used; 7 no leader is followed by a quorum.
 #[derive(Parser)]
 #[command(name = "posthorn", version, max_term_width = 100)]
 struct Arguments {
@@ -50,6 +59,15 @@ enum Command {
     },
     /// Send a message to a client, through any node.
     Post(PostArguments),
+    /// See and close connections, through any node.
+    #[command(subcommand)]
+    Connections(ConnectionsCommand),
+    /// See the cluster, from any node.
+    #[command(subcommand)]
+    Cluster(ClusterCommand),
+    /// Take nodes out of the cluster, from any node.
+    #[command(subcommand)]
+    Node(NodeCommand),
 }
 
 #[derive(clap::Args)]
@@ -74,23 +92,8 @@ struct DevArguments {
 
 #[derive(clap::Args)]
 struct PostArguments {
-    /// Any node's API: host and port.
-    #[arg(long, default_value = "127.0.0.1:8081", value_name = "ADDR")]
-    api: String,
-    /// Speak TLS, and believe a certificate for the host that one of the authorities in this file
-    /// signed.
-    #[arg(long, value_name = "FILE")]
-    ca_file: Option<PathBuf>,
-    /// A certificate to show.
-    #[arg(long, value_name = "FILE", requires = "key_file", requires = "ca_file")]
-    cert_file: Option<PathBuf>,
-    /// Its key.
-    #[arg(long, value_name = "FILE", requires = "cert_file")]
-    key_file: Option<PathBuf>,
-    /// A file that holds the bearer token to call with. Otherwise, the environment's POSTHORN_TOKEN
-    /// is, if it is set.
-    #[arg(long, value_name = "FILE")]
-    token_file: Option<PathBuf>,
+    #[command(flatten)]
+    api: ApiArguments,
     /// As the $connect event, or a reply to {"action":"whoami"} in `dev`, told it.
     connection_id: String,
     /// What the client is to read.
@@ -132,6 +135,9 @@ pub fn run() -> ExitCode {
             Command::Dev(arguments) => dev::dev(&arguments).await,
             Command::Connect { url } => connect::connect(&url).await,
             Command::Post(arguments) => post::post(arguments).await,
+            Command::Connections(command) => connections::run(command).await,
+            Command::Cluster(command) => cluster::run(command).await,
+            Command::Node(command) => node::run(command).await,
         }
     });
     // Reading standard input cannot be called off.

@@ -82,7 +82,7 @@ impl Leadership {
     }
 
     /// The term that we lead, if a quorum has followed us lately.
-    fn leads_since_term(&self) -> Option<u64> {
+    pub(super) fn leads_since_term(&self) -> Option<u64> {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
         if metrics.current_leader != Some(metrics.id) {

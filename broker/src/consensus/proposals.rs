@@ -99,6 +99,11 @@ impl Proposals {
         }
     }
 
+    /// Whether this node leads, and a quorum has followed it lately.
+    pub(super) fn is_leading(&self) -> bool {
+        self.leadership.leads_since_term().is_some()
+    }
+
     fn leader(&self) -> Result<Leader, AskError> {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();

@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use posthorn_core::directory::{Applied, Command};
 use posthorn_core::ids::{DiskId, NodeId, NodeRun};
 use posthorn_core::liveness::BootTime;
-use posthorn_core::tenure::{Action, Tenure};
+use posthorn_core::tenure::{Action, Phase, Tenure};
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{info, warn};
 
@@ -31,6 +32,8 @@ pub(super) struct Standing {
     /// By the boot clock, in microseconds. 0 while we do not serve.
     lease_ends_at: AtomicU64,
     ready: watch::Sender<bool>,
+    /// None until the node belongs to a cluster.
+    phase: Mutex<Option<Phase>>,
 }
 
 /// Everything that the run owned is to be ended; `done` is told when it is.
@@ -67,6 +70,7 @@ impl Standing {
             incarnation: AtomicU64::new(0),
             lease_ends_at: AtomicU64::new(0),
             ready: watch::Sender::new(false),
+            phase: Mutex::new(None),
         }
     }
 
@@ -82,6 +86,10 @@ impl Standing {
 
     pub(super) fn watch_ready(&self) -> watch::Receiver<bool> {
         self.ready.subscribe()
+    }
+
+    pub(super) fn phase(&self) -> Option<Phase> {
+        *self.phase.lock()
     }
 
     fn begin(&self, run: NodeRun) {
@@ -112,6 +120,7 @@ impl RunHolder {
                     return error;
                 }
             }
+            *self.standing.phase.lock() = Some(self.tenure.phase());
             let now = boot_now();
             let due = self.tenure.poll_timeout().unwrap_or(now + SLEEP_MAX);
             let sleep = due.0.saturating_sub(now.0).min(SLEEP_MAX);

@@ -163,6 +163,16 @@ impl Fabric {
         debug_assert!(!are_apart(before, Some(id)), "a node does not change its cluster");
     }
 
+    /// None while this node belongs to no cluster.
+    pub fn cluster_id(&self) -> Option<ClusterId> {
+        *self.common.cluster.borrow()
+    }
+
+    /// This process's release, as peers are told.
+    pub fn software(&self) -> &str {
+        &self.common.settings.software
+    }
+
     /// Every file that its papers are in.
     pub fn paper_files(&self) -> [PathBuf; 3] {
         let TlsFiles { ca_file, cert_file, key_file } = &self.common.settings.files;

@@ -1,0 +1,94 @@
+//! What operators ask of the cluster, from any node: each question is a file.
+//!
+//! A node that is asked asks the others over the fabric. Beside the control methods of `consensus`,
+//! which it passes on, it answers its own.
+
+mod drain;
+mod remove;
+mod status;
+mod survey;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use posthorn_core::ids::{ClusterName, NodeId};
+use prost::Message as _;
+
+use crate::consensus::Consensus;
+use crate::exchange::Gateway;
+use crate::fabric::{ControlService, Fabric, PeerIdentity, Refusal, UploadReader};
+
+/// What a node can be asked on behalf of operators, by the number that goes over the wire. Smaller
+/// numbers are of `consensus`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+enum Method {
+    Status = 64,
+}
+
+/// Answers operators, and what other nodes ask on their behalf.
+pub(crate) struct Operator {
+    cluster: ClusterName,
+    consensus: Consensus,
+    gateway: Arc<Gateway>,
+    fabric: Fabric,
+    started_at: Instant,
+    /// For all that is not ours.
+    control: Arc<dyn ControlService>,
+}
+
+/// Why what an operator asked for was not done.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum OperatorError {
+    #[error("this release cannot do that")]
+    NotOffered,
+    #[error("there is no node {0}")]
+    UnknownNode(NodeId),
+}
+
+impl Operator {
+    pub(crate) fn new(
+        cluster: ClusterName,
+        consensus: Consensus,
+        gateway: Arc<Gateway>,
+        fabric: Fabric,
+        control: Arc<dyn ControlService>,
+    ) -> Arc<Operator> {
+        let started_at = Instant::now();
+        Arc::new(Operator { cluster, consensus, gateway, fabric, started_at, control })
+    }
+}
+
+impl ControlService for Operator {
+    fn call(
+        &self,
+        from: PeerIdentity,
+        method: u8,
+        request: Bytes,
+    ) -> BoxFuture<'_, Result<Bytes, Refusal>> {
+        match Method::of(method) {
+            Some(Method::Status) => {
+                Box::pin(async { Ok(self.own_status().encode_to_vec().into()) })
+            }
+            None => self.control.call(from, method, request),
+        }
+    }
+
+    fn upload(
+        &self,
+        from: PeerIdentity,
+        method: u8,
+        header: Bytes,
+        body: UploadReader,
+    ) -> BoxFuture<'_, Result<Bytes, Refusal>> {
+        self.control.upload(from, method, header, body)
+    }
+}
+
+impl Method {
+    fn of(number: u8) -> Option<Method> {
+        [Method::Status].into_iter().find(|method| *method as u8 == number)
+    }
+}
