@@ -27,6 +27,8 @@ use crate::tls::{ServerTls, TlsError};
 
 /// Beside what each connection may take to close.
 const CLOSE_GRACE: Duration = Duration::from_secs(2);
+/// How long clients may take to close when the node can go on no longer.
+const FAILURE_GRACE: Duration = Duration::from_secs(2);
 /// How long `$disconnect` calls may take when the node is asked to end. What is left is a debt.
 const DISCONNECT_GRACE: Duration = Duration::from_secs(10);
 /// How long calls of the API may take to end.
@@ -109,9 +111,10 @@ impl Node {
         );
         let started = started.await.map_err(|error| match error {
             StartError::Raft(error) => NodeError::Raft(error),
-            StartError::Store(_) | StartError::Snapshot(_) | StartError::Opening(_) => {
-                NodeError::Store(error.to_string().into())
-            }
+            StartError::DataDir(_)
+            | StartError::Store(_)
+            | StartError::Snapshot(_)
+            | StartError::Opening(_) => NodeError::Store(error.to_string().into()),
         })?;
         let lasting = Lasting::new(config.aws.clone());
         let stages = Stages::new(&config, &lasting, &metrics);
@@ -225,11 +228,12 @@ impl Node {
         if failed.is_none() {
             close_clients(&gateway, config.edge.close_timeout_ms.0 + CLOSE_GRACE).await;
             settle_disconnects(&gateway, &consensus).await;
+        } else {
+            // Others settle what is owed once this run has left.
+            close_clients(&gateway, FAILURE_GRACE).await;
         }
         serving.cancel();
-        if failed.is_none() {
-            consensus.leave().await;
-        }
+        consensus.leave().await;
         all.cancel();
         doors.close();
         background.close();

@@ -17,7 +17,7 @@ use tonic::transport::Channel;
 
 use crate::client::Client;
 use crate::eventually;
-use crate::process::Process;
+use crate::process::{Launch, Process};
 
 /// The API that clusters serve unless told otherwise: echo by default, and who am I.
 pub const ECHO_API: &str = r#"
@@ -117,6 +117,11 @@ impl Cluster {
     /// Starts a node's process, for the first time or again on its disk.
     pub async fn spawn(&mut self, index: usize) {
         self.nodes[index] = Some(Process::start(&self.config_path(index)).await);
+    }
+
+    /// Starts a node's process with more than its configuration.
+    pub async fn spawn_with(&mut self, index: usize, launch: &Launch) {
+        self.nodes[index] = Some(Process::start_with(&self.config_path(index), launch).await);
     }
 
     pub async fn wait_ready(&self, index: usize) {

@@ -6,6 +6,7 @@
 pub mod backend;
 pub mod client;
 pub mod cluster;
+pub mod disk;
 pub mod grpc;
 pub mod issuer;
 pub mod lambda;

@@ -23,6 +23,13 @@ pub fn binary() -> PathBuf {
     binary
 }
 
+/// What a node is started with beside its configuration.
+#[derive(Debug, Clone, Default)]
+pub struct Launch {
+    pub arguments: Vec<String>,
+    pub environment: Vec<(String, String)>,
+}
+
 /// A running `posthorn serve`. Dropping it kills it.
 pub struct Process {
     child: Child,
@@ -39,7 +46,16 @@ impl Process {
     ///
     /// If it ends before.
     pub async fn start(config: &Path) -> Process {
-        let (mut child, log) = spawn(config);
+        Process::start_with(config, &Launch::default()).await
+    }
+
+    /// Like [`Process::start`], with more arguments or another environment.
+    ///
+    /// # Panics
+    ///
+    /// If it ends before it listens.
+    pub async fn start_with(config: &Path, launch: &Launch) -> Process {
+        let (mut child, log) = spawn(config, launch);
         let stdout = child.stdout.take().expect("stdout is piped");
         let mut lines = BufReader::new(stdout).lines();
         let line = within("a node that says where it listens", lines.next_line()).await;
@@ -59,7 +75,12 @@ impl Process {
     /// Starts a node that is expected to end by itself. Returns how, and what it wrote to standard
     /// error.
     pub async fn start_in_vain(config: &Path) -> (ExitStatus, String) {
-        let (mut child, log) = spawn(config);
+        Process::start_in_vain_with(config, &Launch::default()).await
+    }
+
+    /// Like [`Process::start_in_vain`], with more arguments or another environment.
+    pub async fn start_in_vain_with(config: &Path, launch: &Launch) -> (ExitStatus, String) {
+        let (mut child, log) = spawn(config, launch);
         let status =
             within("a node that ends", child.wait()).await.expect("a child can be awaited");
         (status, std::fs::read_to_string(&log).expect("the log can be read"))
@@ -102,7 +123,7 @@ impl Drop for Process {
     }
 }
 
-fn spawn(config: &Path) -> (Child, PathBuf) {
+fn spawn(config: &Path, launch: &Launch) -> (Child, PathBuf) {
     let log = config.with_extension("log");
     let file = std::fs::File::options().create(true).append(true).open(&log);
     let child = Command::new(binary())
@@ -110,6 +131,8 @@ fn spawn(config: &Path) -> (Child, PathBuf) {
         .arg("--config")
         .arg(config)
         .arg("--end-with-stdin")
+        .args(&launch.arguments)
+        .envs(launch.environment.iter().cloned())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(file.expect("a log file can be opened"))

@@ -9,6 +9,7 @@
 
 mod barrier;
 mod bootstrap;
+mod data_dir;
 mod leader;
 mod machine;
 mod network;
@@ -29,7 +30,7 @@ use std::time::Duration;
 use openraft::async_runtime::WatchReceiver as _;
 use openraft::{Config as RaftConfig, SnapshotPolicy};
 use posthorn_core::directory::Command;
-use posthorn_core::ids::{DiskId, NodeId, NodeRun};
+use posthorn_core::ids::{ClusterName, DiskId, NodeId, NodeRun};
 use posthorn_core::tenure::{Tenure, Timing};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -38,6 +39,8 @@ use tracing::{error, info};
 
 pub use barrier::NoQuorum;
 use bootstrap::Bootstrap;
+use data_dir::DataDir;
+pub use data_dir::DataDirError;
 use leader::Leadership;
 use machine::Machine;
 pub use machine::Replica;
@@ -94,6 +97,8 @@ pub struct Started {
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
@@ -124,8 +129,9 @@ impl Consensus {
         fabric: Fabric,
         metrics: Arc<Metrics>,
     ) -> Result<Started, StartError> {
-        let data_dir = data_dir.to_owned();
-        let (store, machine) = tokio::task::spawn_blocking(move || open(&data_dir)).await??;
+        let (data_dir, cluster) = (data_dir.to_owned(), settings.name.clone());
+        let opening = move || open(&data_dir, node, &cluster);
+        let (store, machine) = tokio::task::spawn_blocking(opening).await??;
         let (replica, snapshots) = (machine.replica(), machine.snapshots());
         let raft_id = store.identity().raft_id;
         let config = raft_config(settings).map_err(|error| StartError::Raft(error.to_string()))?;
@@ -243,7 +249,7 @@ impl Started {
         let fenced = move |run| drop(heard.try_send(Word::Fenced(run)));
         spawn(Box::pin(registrar.serve(consensus.proposals.clone(), metrics.clone(), fenced)));
         spawn(Box::pin(observe(consensus.clone(), metrics)));
-        let sender = consensus.words.clone();
+        let (sender, raft) = (consensus.words.clone(), consensus.raft.clone());
         spawn(Box::pin(async move {
             let belonging = async {
                 match bootstrap.run().await {
@@ -254,10 +260,25 @@ impl Started {
             let failure = tokio::select! {
                 failure = belonging => failure,
                 failure = store.failure() => failure.to_string(),
+                failure = raft_failure(&raft) => failure,
             };
             failed.send_replace(Some(failure.into()));
         }));
         fences
+    }
+}
+
+/// Resolves when raft has ended of itself, as when a snapshot can be neither written nor read.
+async fn raft_failure(raft: &Raft) -> String {
+    let mut metrics = raft.metrics();
+    loop {
+        let state = metrics.borrow_watched().running_state.clone();
+        if let Err(error) = state {
+            return format!("raft has ended: {error}");
+        }
+        if metrics.changed().await.is_err() {
+            return "raft has ended".to_owned();
+        }
     }
 }
 
@@ -283,9 +304,15 @@ async fn observe(consensus: Consensus, metrics: Arc<Metrics>) {
 }
 
 /// Blocks. The log comes first: it keeps other processes out of the directory.
-fn open(data_dir: &Path) -> Result<(LogStore, Machine), StartError> {
-    let store = LogStore::open(data_dir)?;
-    let machine = Machine::open(data_dir)?;
+fn open(
+    path: &Path,
+    node: NodeId,
+    cluster: &ClusterName,
+) -> Result<(LogStore, Machine), StartError> {
+    let data_dir = DataDir::admit(path, node, cluster)?;
+    let store = LogStore::open(path)?;
+    data_dir.sign()?;
+    let machine = Machine::open(path)?;
     Ok((store, machine))
 }
 

@@ -129,21 +129,19 @@ pub(super) fn read(file: impl Read) -> Result<(SnapshotMeta, Directory), ReadErr
 }
 
 /// Reads all of it and builds nothing.
-pub(super) fn verify(file: impl Read) -> Result<(), ReadError> {
+pub(super) fn verify(file: impl Read) -> Result<SnapshotMeta, ReadError> {
     let mut blocks = Blocks::new(file)?;
-    blocks.header()?;
+    let (meta, _) = blocks.header()?;
     loop {
         match blocks.next()?.0 {
             Kind::Entries => (),
-            Kind::End => return blocks.finish(),
+            Kind::End => {
+                blocks.finish()?;
+                return Ok(meta);
+            }
             Kind::Header => return Err(damaged(SnapshotDamage::Block(blocks.read - 1))),
         }
     }
-}
-
-/// Reads the header alone.
-pub(super) fn read_meta(file: impl Read) -> Result<SnapshotMeta, ReadError> {
-    Ok(Blocks::new(file)?.header()?.0)
 }
 
 struct Blocks<R> {

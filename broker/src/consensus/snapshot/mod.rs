@@ -223,7 +223,7 @@ impl IncomingSnapshot {
         self.writer.flush().await?;
         let file = self.file;
         let verify = move || match format::verify(file.reader()) {
-            Ok(()) => Ok(file),
+            Ok(_) => Ok(file),
             Err(error) => Err(SnapshotError::read(&file.shared.path, error)),
         };
         Ok(tokio::task::spawn_blocking(verify).await??)
@@ -274,8 +274,9 @@ fn open_current(path: &Path) -> Result<Snapshot, SnapshotError> {
         Ok(SnapshotFile { shared: Arc::new(OpenFile { file, bytes, path, is_temporary }) })
     };
     let snapshot = open().map_err(|error| SnapshotError::io(path, error))?;
+    // All of it: raft, which installs it next, could only say that it ended.
     let meta =
-        format::read_meta(snapshot.reader()).map_err(|error| SnapshotError::read(path, error))?;
+        format::verify(snapshot.reader()).map_err(|error| SnapshotError::read(path, error))?;
     let dir = path.parent().unwrap_or(path);
     remove_others(dir, path).map_err(|error| SnapshotError::io(path, error))?;
     Ok(Snapshot { meta, snapshot })

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! data_dir/
+//!   owner          whose it is, for people and for those who are not it
 //!   lock           held while a process has the directory open
 //!   log/           sled's
 //!   log-snapshot/  a copy of sled's own notes of where in its log everything is
@@ -352,6 +353,8 @@ impl Shared {
             let is_first = first.is_none();
             if is_first {
                 tracing::error!(%failure, "the log store failed");
+                // Letting go of sled would have it write and sync once more.
+                std::mem::forget(self.db.clone());
                 *first = Some(failure.clone());
             }
             is_first

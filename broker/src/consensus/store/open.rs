@@ -11,6 +11,7 @@ use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use tracing::warn;
 
 use super::engine::{self, guarded};
@@ -67,6 +68,7 @@ fn open_dir(data_dir: &Path) -> Result<Opened, Trouble> {
     let parent = Some(data_dir.parent().unwrap_or(data_dir)).filter(|_| !data_dir.exists());
     fs::create_dir_all(&log_dir)?;
     let lock = lock(data_dir)?;
+    forget_cached(&log_dir)?;
     let db = engine::open(&log_dir, &data_dir.join("log-snapshot"))?;
     let file = File::open(log_dir.join("db"))?;
     let (witness_file, known) = Witness::open(&data_dir.join("witness"))?;
@@ -99,6 +101,19 @@ fn lock(data_dir: &Path) -> Result<File, Trouble> {
         Err(TryLockError::WouldBlock) => Err(Trouble::Locked),
         Err(TryLockError::Error(error)) => Err(error.into()),
     }
+}
+
+/// After a sync that failed, the kernel may hold for written what never reached the disk. Who starts
+/// anew believes the disk alone.
+fn forget_cached(log_dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(log_dir)? {
+        let path = entry?.path();
+        if path.is_file() {
+            let advice = PosixFadviseAdvice::POSIX_FADV_DONTNEED;
+            posix_fadvise(File::open(path)?, 0, 0, advice)?;
+        }
+    }
+    Ok(())
 }
 
 fn hear_witness(known: Option<Record>, found: Option<&Head>) -> Result<(), Damage> {

@@ -156,30 +156,37 @@ async fn an_append_that_would_leave_a_hole_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn after_a_failed_sync_nothing_is_acknowledged_any_more() {
-    let dir = tempfile::tempdir().unwrap();
-    open(dir.path());
-    // Where there is nothing to sync, the kernel says so.
-    let file = File::open("/dev/null").unwrap();
-    let mut store = LogStore::start(Opened { file, ..open::open(dir.path()).unwrap() }).unwrap();
-    let failure = store.failure();
-
-    let refused = store.save_vote(&RaftVote::new(1, 1)).await.unwrap_err();
-    let failure = timeout(DEADLINE, failure).await.unwrap();
-    assert_eq!(refused.to_string(), failure.to_string());
-    assert_eq!((failure.doing, &*failure.reason), ("syncing", "Invalid argument (os error 22)"));
-    assert_eq!(
-        store.get_log_reader().await.read_vote().await.unwrap_err().to_string(),
-        failure.to_string()
-    );
-    assert_eq!(
-        store.append([entry(1, 0, 1)], IOFlushed::noop()).await.unwrap_err().to_string(),
-        failure.to_string()
-    );
-    assert_eq!(
-        store.save_cluster(ClusterId([1; 16])).await.unwrap_err().to_string(),
-        failure.to_string()
-    );
+async fn nothing_is_acknowledged_whose_sync_failed_nor_anything_after_it() {
+    for first in 0..4 {
+        let dir = tempfile::tempdir().unwrap();
+        open(dir.path());
+        // Where there is nothing to sync, the kernel says so.
+        let file = File::open("/dev/null").unwrap();
+        let opened = Opened { file, ..open::open(dir.path()).unwrap() };
+        let mut store = LogStore::start(opened).unwrap();
+        let failure = store.failure();
+        let known = fs::read(dir.path().join("witness")).unwrap();
+        for what in 0..4 {
+            let refused = match (first + what) % 4 {
+                0 => store.save_vote(&RaftVote::new(1, 1)).await,
+                1 => {
+                    let appended = store.blocking_append([entry(1, 0, 1)]).await;
+                    appended.map_err(io::Error::other)
+                }
+                2 => store.save_cluster(ClusterId([1; 16])).await,
+                _ => store.save_incarnation(1).await,
+            };
+            let refused = refused.unwrap_err().to_string();
+            assert!(refused.contains("syncing: Invalid argument (os error 22)"), "{refused}");
+        }
+        let failure = timeout(DEADLINE, failure).await.unwrap();
+        assert_eq!(
+            (failure.doing, &*failure.reason),
+            ("syncing", "Invalid argument (os error 22)")
+        );
+        store.get_log_reader().await.read_vote().await.unwrap_err();
+        assert_eq!(fs::read(dir.path().join("witness")).unwrap(), known, "of the first {first}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
