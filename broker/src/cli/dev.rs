@@ -6,15 +6,11 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use http_body_util::Empty;
-use hyper::body::Bytes;
-use hyper_util::client::legacy::Client;
-use hyper_util::rt::TokioExecutor;
 use posthorn_core::ids::{ClusterName, NodeId, NotAClusterName};
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::cli::{DevArguments, Exit};
+use crate::cli::{DevArguments, Exit, health};
 use crate::fabric::{DevAuthority, DevAuthorityError};
 
 const CLUSTER: &str = "dev";
@@ -263,9 +259,8 @@ fn dev_api(backend: Option<&hyper::Uri>) -> String {
 }
 
 async fn is_ready(admin: SocketAddr) -> bool {
-    let client: Client<_, Empty<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
     let Ok(uri) = format!("http://{admin}/readyz").parse() else { return false };
-    matches!(client.get(uri).await, Ok(response) if response.status().is_success())
+    health::ask(uri).await.is_ok_and(|status| status.is_success())
 }
 
 async fn first_end(children: &mut [(u32, Child)]) -> (u32, ExitStatus) {

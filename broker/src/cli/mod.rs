@@ -1,11 +1,13 @@
 //! The door: arguments, subcommands, exit codes.
 
 mod access;
+mod certs;
 mod cluster;
 mod connect;
 mod connections;
 mod dev;
 mod exit;
+mod health;
 mod node;
 mod post;
 mod print;
@@ -15,6 +17,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
+use posthorn_core::ids::{ClusterName, NotAClusterName};
 
 use access::ApiArguments;
 use cluster::ClusterCommand;
@@ -68,6 +71,10 @@ enum Command {
     /// Take nodes out of the cluster, from any node.
     #[command(subcommand)]
     Node(NodeCommand),
+    /// Say whether a node lives: 0 if it does, 1 if it says that it does not, 3 if nobody answers.
+    Health(HealthArguments),
+    /// Make certificates for the nodes of a cluster, or make them anew before they expire.
+    Certs(CertsArguments),
 }
 
 #[derive(clap::Args)]
@@ -106,6 +113,33 @@ struct PostArguments {
     wait_for: WaitFor,
 }
 
+#[derive(clap::Args)]
+struct HealthArguments {
+    /// The node's admin listener: host and port.
+    #[arg(long, default_value = "127.0.0.1:9090", value_name = "ADDR")]
+    admin: String,
+    /// Ask instead whether it is ready, that is, part of a quorum.
+    #[arg(long)]
+    ready: bool,
+}
+
+#[derive(clap::Args)]
+struct CertsArguments {
+    /// The nodes' `cluster.name`.
+    #[arg(long, value_name = "NAME", value_parser = cluster_name)]
+    cluster: ClusterName,
+    /// How many nodes, from 0 on.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    nodes: u32,
+    /// Where the authority is kept (`ca.pem`, `ca.key`), and made unless it is there. What the nodes
+    /// are to be given goes to `nodes` below it.
+    #[arg(long, value_name = "DIR")]
+    dir: PathBuf,
+    /// How long the nodes' certificates are good for.
+    #[arg(long, default_value_t = 365, value_parser = clap::value_parser!(u16).range(1..=3650))]
+    days: u16,
+}
+
 #[derive(Clone, Copy, ValueEnum)]
 enum WaitFor {
     /// In the outbound queue of the node that owns the connection.
@@ -138,11 +172,17 @@ pub fn run() -> ExitCode {
             Command::Connections(command) => connections::run(command).await,
             Command::Cluster(command) => cluster::run(command).await,
             Command::Node(command) => node::run(command).await,
+            Command::Health(arguments) => health::health(&arguments).await,
+            Command::Certs(arguments) => certs::certs(&arguments),
         }
     });
     // Reading standard input cannot be called off.
     runtime.shutdown_background();
     exit.into()
+}
+
+fn cluster_name(text: &str) -> Result<ClusterName, NotAClusterName> {
+    ClusterName::try_from(text)
 }
 
 fn cluster_size(text: &str) -> Result<u32, String> {

@@ -1,11 +1,12 @@
 //! The settings of one node, beside the APIs that it serves.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde::Deserialize;
-use serde::de::{Deserializer, Error, Unexpected};
+use serde::de::{Deserializer, Error, Unexpected, Visitor};
 
 use crate::config::tls::TlsSettings;
 use crate::config::values::{Limit, Millis, Seconds};
@@ -298,18 +299,37 @@ fn plain_node_id<'de, D: Deserializer<'de>>(deserializer: D) -> Result<NodeId, D
 }
 
 fn node_id<'de, D: Deserializer<'de>>(deserializer: D) -> Result<NodeId, D::Error> {
-    let written = String::deserialize(deserializer)?;
-    let rule = "an ordinal, or the word hostname";
-    if written != "hostname" {
-        let id = written.parse().map(NodeId);
-        return id.map_err(|_| D::Error::invalid_value(Unexpected::Str(&written), &rule));
+    deserializer.deserialize_any(WrittenNodeId)
+}
+
+/// A number, which from the environment comes as such, or what says where to take it from.
+struct WrittenNodeId;
+
+impl Visitor<'_> for WrittenNodeId {
+    type Value = NodeId;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an ordinal, or the word hostname")
     }
-    let host = nix::unistd::gethostname().ok().and_then(|host| host.into_string().ok());
-    let host = host.ok_or_else(|| D::Error::custom("the host has no name to take the id from"))?;
-    let digits = host.trim_end_matches(|letter: char| letter.is_ascii_digit()).len();
-    host[digits..].parse().map(NodeId).map_err(|_| {
-        D::Error::custom(format!("the host's name `{host}` does not end in an ordinal"))
-    })
+
+    fn visit_u64<E: Error>(self, written: u64) -> Result<NodeId, E> {
+        let id = u32::try_from(written).map(NodeId);
+        id.map_err(|_| E::invalid_value(Unexpected::Unsigned(written), &self))
+    }
+
+    fn visit_str<E: Error>(self, written: &str) -> Result<NodeId, E> {
+        if written != "hostname" {
+            let id = written.parse().map(NodeId);
+            return id.map_err(|_| E::invalid_value(Unexpected::Str(written), &self));
+        }
+        let host = nix::unistd::gethostname().ok().and_then(|host| host.into_string().ok());
+        let host = host.ok_or_else(|| E::custom("the host has no name to take the id from"))?;
+        let digits = host.trim_end_matches(|letter: char| letter.is_ascii_digit()).len();
+        host[digits..]
+            .parse()
+            .map(NodeId)
+            .map_err(|_| E::custom(format!("the host's name `{host}` does not end in an ordinal")))
+    }
 }
 
 fn cluster_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ClusterName, D::Error> {

@@ -13,6 +13,7 @@ use rcgen::{
 };
 
 use super::tls::TlsFiles;
+use crate::tls::FileError;
 
 /// Who may write a node's key may be that node: only its owner reads it.
 const KEY_MODE: u32 = 0o600;
@@ -36,18 +37,42 @@ pub enum DevAuthorityError {
     Certificate(#[from] rcgen::Error),
     #[error("{}: {error}", file.display())]
     Unwritable { file: PathBuf, error: io::Error },
+    #[error("{}: {error}", file.display())]
+    Unreadable { file: PathBuf, error: io::Error },
+    #[error("{}: {error}", file.display())]
+    NotAKey { file: PathBuf, error: rcgen::Error },
+    #[error(transparent)]
+    NotPapers(#[from] FileError),
+    #[error("{}: is no certificate of {cluster} for the key {}", file.display(), key_file.display())]
+    NotOfKey { file: PathBuf, key_file: PathBuf, cluster: ClusterName },
 }
 
 impl DevAuthority {
     pub fn new(cluster: &ClusterName) -> Result<DevAuthority, DevAuthorityError> {
+        let params = DevAuthority::params(cluster);
+        let key = KeyPair::generate()?;
+        let certificate = params.self_signed(&key)?.pem();
+        Ok(DevAuthority::of(cluster, certificate, params, key))
+    }
+
+    /// The authority that has this certificate, made of these, and its key.
+    pub(super) fn of(
+        cluster: &ClusterName,
+        certificate: String,
+        params: CertificateParams,
+        key: KeyPair,
+    ) -> DevAuthority {
+        DevAuthority { cluster: cluster.clone(), certificate, issuer: Issuer::new(params, key) }
+    }
+
+    /// What its certificate says, but for the time that it is good for.
+    pub(super) fn params(cluster: &ClusterName) -> CertificateParams {
         let mut params = CertificateParams::default();
-        let subject = format!("Posthorn development authority of {cluster}");
+        let subject = format!("Posthorn authority of {cluster}");
         params.distinguished_name.push(DnType::CommonName, subject);
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        let key = KeyPair::generate()?;
-        let certificate = params.self_signed(&key)?.pem();
-        Ok(DevAuthority { cluster: cluster.clone(), certificate, issuer: Issuer::new(params, key) })
+        params
     }
 
     /// The authority's certificate, in PEM.
@@ -56,16 +81,29 @@ impl DevAuthority {
     }
 
     pub fn node(&self, node: NodeId) -> Result<NodePapers, DevAuthorityError> {
+        self.sign(self.node_params(node)?)
+    }
+
+    pub(super) fn node_params(&self, node: NodeId) -> Result<CertificateParams, DevAuthorityError> {
         let name = self.cluster.node_name(node);
         let mut params = CertificateParams::new(vec![name.clone()])?;
         params.distinguished_name.push(DnType::CommonName, name);
-        self.sign(params)
+        Ok(params)
     }
 
     /// Writes the authority's certificate and a node's papers to the directory, which is made where
     /// it is missing. Papers that are there already are replaced.
     pub fn write(&self, directory: &Path, node: NodeId) -> Result<TlsFiles, DevAuthorityError> {
-        let NodePapers { certificate, key } = self.node(node)?;
+        self.write_papers(directory, node, &self.node(node)?)
+    }
+
+    pub(super) fn write_papers(
+        &self,
+        directory: &Path,
+        node: NodeId,
+        papers: &NodePapers,
+    ) -> Result<TlsFiles, DevAuthorityError> {
+        let NodePapers { certificate, key } = papers;
         let files = TlsFiles {
             ca_file: directory.join("ca.pem"),
             cert_file: directory.join(format!("node-{node}.pem")),
@@ -74,11 +112,10 @@ impl DevAuthority {
         let unwritable =
             |file: &Path, error| DevAuthorityError::Unwritable { file: file.to_owned(), error };
         fs::create_dir_all(directory).map_err(|error| unwritable(directory, error))?;
-        for (file, text) in [(&files.ca_file, &self.certificate), (&files.cert_file, &certificate)]
-        {
+        for (file, text) in [(&files.ca_file, &self.certificate), (&files.cert_file, certificate)] {
             fs::write(file, text).map_err(|error| unwritable(file, error))?;
         }
-        write_key(&files.key_file, &key).map_err(|error| unwritable(&files.key_file, error))?;
+        write_key(&files.key_file, key).map_err(|error| unwritable(&files.key_file, error))?;
         Ok(files)
     }
 
@@ -98,7 +135,7 @@ impl DevAuthority {
 }
 
 /// The mode is set as the file is made, so that the key is never readable by others.
-fn write_key(file: &Path, key: &str) -> io::Result<()> {
+pub(super) fn write_key(file: &Path, key: &str) -> io::Result<()> {
     match fs::remove_file(file) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}

@@ -19,6 +19,7 @@
 //! * Nothing is repeated behind the caller's back but the connecting itself.
 
 mod accept;
+mod authority;
 mod common;
 mod control;
 mod dev_ca;
@@ -57,6 +58,7 @@ use posts::{Lanes, Sessions};
 use tls::{Papers, TlsSetupError, Verdict};
 use wire::CloseCode;
 
+pub use authority::Authority;
 pub use control::{CallError, ControlService, Refusal, Upload, UploadCut, UploadReader};
 pub use dev_ca::{DevAuthority, DevAuthorityError, NodePapers};
 pub use hello::{ClusterId, PROTOCOL_VERSIONS, PeerIdentity, ProtocolVersions, TurnedAway};
