@@ -8,7 +8,8 @@ use std::process::Stdio;
 
 use posthorn_chaos::cluster::{Cluster, Options};
 use posthorn_chaos::{tools, within};
-use serde_json::Value;
+use serde_json::{Value, json};
+use tempfile::TempDir;
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 
@@ -47,7 +48,8 @@ async fn what_rules_and_dashboards_name_is_what_a_node_says() {
     let (_, metrics) = cluster.get(0, "/metrics").await.unwrap();
     let recorded: BTreeSet<_> =
         rules().iter().filter_map(|rule| Some(rule.get("record")?.as_str()?.to_owned())).collect();
-    for expression in expressions() {
+    let dashboards: Vec<_> = dashboards().iter().flat_map(|one| queries(one)).collect();
+    for expression in expressions().into_iter().chain(dashboards) {
         for name in words(&expression) {
             let is_series = |line: &str| {
                 line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']))
@@ -72,7 +74,60 @@ async fn what_rules_and_dashboards_name_is_what_a_node_says() {
     assert!(within("promtool", promtool.wait()).await.unwrap().success());
 }
 
-/// All that Prometheus is asked to compute.
+#[tokio::test]
+async fn prometheus_can_compute_what_dashboards_ask_for() {
+    let mut rules = Vec::new();
+    for dashboard in dashboards() {
+        let panels = dashboard["panels"].as_array().unwrap();
+        let ids: BTreeSet<_> = panels.iter().map(|panel| panel["id"].as_u64().unwrap()).collect();
+        assert_eq!(ids.len(), panels.len(), "{}: no two panels have one id", dashboard["title"]);
+        let expressions = texts_at(&dashboard, "expr");
+        assert!(expressions.len() > 10, "{}", dashboard["title"]);
+        for expression in expressions {
+            // What Grafana puts in.
+            let expression = expression.replace("$__rate_interval", "1m");
+            rules.push(
+                json!({ "record": format!("test:rule:{}", rules.len()), "expr": expression }),
+            );
+        }
+    }
+    let folder = TempDir::with_prefix("posthorn-").unwrap();
+    let file = folder.path().join("rules.json");
+    let text = json!({ "groups": [{ "name": "dashboards", "rules": rules }] }).to_string();
+    std::fs::write(&file, text).unwrap();
+    let Some(mut promtool) = tools::installed("promtool") else { return };
+    succeed(promtool.args(["check", "rules"]).arg(&file)).await;
+}
+
+fn dashboards() -> Vec<Value> {
+    let files = ["fleet.json", "directory.json", "api.json"];
+    let read = |file| std::fs::read(root().join("deploy/grafana").join(file)).unwrap();
+    files.iter().map(|file| serde_json::from_slice(&read(file)).unwrap()).collect()
+}
+
+/// All that a dashboard asks Prometheus.
+fn queries(dashboard: &Value) -> Vec<String> {
+    let mut queries = texts_at(dashboard, "expr");
+    queries.extend(texts_at(&dashboard["templating"], "definition"));
+    queries
+}
+
+/// What is written at a key, however deep.
+fn texts_at(value: &Value, wanted: &str) -> Vec<String> {
+    match value {
+        Value::Array(items) => items.iter().flat_map(|item| texts_at(item, wanted)).collect(),
+        Value::Object(members) => members
+            .iter()
+            .flat_map(|(key, member)| match member {
+                Value::String(text) if key == wanted => vec![text.clone()],
+                _ => texts_at(member, wanted),
+            })
+            .collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// All that rules ask Prometheus.
 fn expressions() -> Vec<String> {
     rules().iter().map(|rule| rule["expr"].as_str().unwrap().to_owned()).collect()
 }

@@ -119,7 +119,7 @@ async fn whatever_the_chart_is_asked_for_is_valid_and_restricted_and_runs() {
     let folder = TempDir::with_prefix("posthorn-").unwrap();
     let everything = "autoscaling.enabled=true,autoscaling.maxReplicas=7,certificates.nodesMax=7,\
         certificates.mode=certManager,edgeService.type=LoadBalancer,oneNodePerHost=false,\
-        shutdown.preStopSeconds=0,prometheus.serviceMonitor.enabled=true,\
+        shutdown.preStopSeconds=0,prometheus.serviceMonitor.enabled=true,grafana.dashboards.enabled=true,\
         prometheus.rules.enabled=true,fullnameOverride=chat,cluster.initialVoters=1,networkPolicy.egress=null";
     let sparse = "networkPolicy.enabled=false,replicas=5,cluster.initialVoters=5,certificates.secretName=p,\
         certificates.mode=certManager,certificates.issuerRef.name=x,certificates.issuerRef.kind=ClusterIssuer";
