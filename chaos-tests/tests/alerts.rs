@@ -48,7 +48,7 @@ async fn what_rules_and_dashboards_name_is_what_a_node_says() {
     let (_, metrics) = cluster.get(0, "/metrics").await.unwrap();
     let recorded: BTreeSet<_> =
         rules().iter().filter_map(|rule| Some(rule.get("record")?.as_str()?.to_owned())).collect();
-    let dashboards: Vec<_> = dashboards().iter().flat_map(|one| queries(one)).collect();
+    let dashboards: Vec<_> = dashboards().iter().flat_map(queries).collect();
     for expression in expressions().into_iter().chain(dashboards) {
         for name in words(&expression) {
             let is_series = |line: &str| {
