@@ -15,11 +15,11 @@ use tracing::{info, warn};
 use crate::api::{self, Api, Callers, admin};
 use crate::config::Config;
 use crate::config::tls::TlsSettings;
-use crate::consensus::{Consensus, Fence, StartError, Started};
+use crate::consensus::{Consensus, Failure, Fence, StartError, Started};
 use crate::edge::{self, Edge};
 use crate::exchange::Gateway;
 use crate::exchange::stage::{Lasting, Stages};
-use crate::fabric::{Fabric, FabricError, FabricSettings, TlsFiles};
+use crate::fabric::{Fabric, FabricError, FabricSettings, ProtocolVersions, TlsFiles};
 use crate::operator::Operator;
 use crate::reload::{Definitions, ListenerTls, Watched};
 use crate::telemetry::{Exporter, Metrics, Registry};
@@ -76,6 +76,8 @@ pub enum NodeError {
     Fabric(#[source] FabricError),
     #[error("node.data_dir: {0}")]
     Store(Arc<str>),
+    #[error("this release does not work with the cluster: {0}")]
+    Incompatible(Arc<str>),
     #[error("raft: {0}")]
     Raft(String),
     #[error("metrics: {0}")]
@@ -85,7 +87,7 @@ pub enum NodeError {
 }
 
 impl Node {
-    pub async fn start(config: Config) -> Result<Node, NodeError> {
+    pub async fn start(config: Config, versions: ProtocolVersions) -> Result<Node, NodeError> {
         let exporter =
             Exporter::install().map_err(|error| NodeError::Metrics(error.to_string()))?;
         let metrics = Arc::new(Metrics::new(&mut Registry::default()));
@@ -99,7 +101,7 @@ impl Node {
             .map(|tls| listener_tls("api.tls", tls, api::PROTOCOLS, &mut watched_certificates))
             .transpose()?;
         let listeners = Listeners::open(&config)?;
-        let fabric = Fabric::bind(fabric_settings(&config)).map_err(NodeError::Fabric)?;
+        let fabric = Fabric::bind(fabric_settings(&config, versions)).map_err(NodeError::Fabric)?;
         watched_certificates.push(Watched::new(Arc::new(fabric.clone())));
         let started = Consensus::start(
             config.node.id,
@@ -222,7 +224,7 @@ impl Node {
 
         let failed = tokio::select! {
             () = stop.cancelled() => None,
-            error = store_failure(&mut failure) => Some(error),
+            failure = failure_of(&mut failure) => Some(failure),
         };
         accepting.cancel();
         if failed.is_none() {
@@ -247,7 +249,16 @@ impl Node {
         fabric.close().await;
         gateway.flush_access_logs().await;
         info!("ended");
-        failed.map_or(Ok(()), |error| Err(NodeError::Store(error)))
+        failed.map_or(Ok(()), |failure| Err(failure.into()))
+    }
+}
+
+impl From<Failure> for NodeError {
+    fn from(failure: Failure) -> NodeError {
+        match failure {
+            Failure::Store(error) => NodeError::Store(error),
+            Failure::Incompatible(error) => NodeError::Incompatible(error),
+        }
     }
 }
 
@@ -329,7 +340,7 @@ async fn settle_disconnects(gateway: &Gateway, consensus: &Consensus) {
     }
 }
 
-async fn store_failure(failure: &mut watch::Receiver<Option<Arc<str>>>) -> Arc<str> {
+async fn failure_of(failure: &mut watch::Receiver<Option<Failure>>) -> Failure {
     loop {
         if let Some(error) = failure.borrow_and_update().clone() {
             return error;
@@ -353,7 +364,7 @@ fn listener_tls(
     Ok(tls)
 }
 
-fn fabric_settings(config: &Config) -> FabricSettings {
+fn fabric_settings(config: &Config, versions: ProtocolVersions) -> FabricSettings {
     let written = &config.fabric;
     let files = TlsFiles {
         ca_file: written.ca_file.clone(),
@@ -363,6 +374,7 @@ fn fabric_settings(config: &Config) -> FabricSettings {
     let name = config.cluster.name.clone();
     let settings = FabricSettings::new(written.listen, config.node.id, name, files);
     FabricSettings {
+        versions,
         keep_alive: written.keep_alive_ms.0,
         idle_timeout: written.idle_timeout_ms.0,
         ..settings

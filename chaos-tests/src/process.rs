@@ -81,6 +81,8 @@ impl Process {
     /// Like [`Process::start_in_vain`], with more arguments or another environment.
     pub async fn start_in_vain_with(config: &Path, launch: &Launch) -> (ExitStatus, String) {
         let (mut child, log) = spawn(config, launch);
+        // Waiting would let go of it, and have the node end in order.
+        let _stdin = child.stdin.take();
         let status =
             within("a node that ends", child.wait()).await.expect("a child can be awaited");
         (status, std::fs::read_to_string(&log).expect("the log can be read"))

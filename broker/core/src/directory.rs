@@ -11,6 +11,7 @@
 //! * An entry whose owner is not current is a *debt*: its `$disconnect` is still owed. So an eviction
 //!   turns all of a run's connections into debts in one step, whatever their number.
 //! * A run that is not current is remembered exactly as long as it has entries.
+//! * The protocol version only grows. No command that came with a later one is in the log before it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -25,6 +26,8 @@ const SHARDS: usize = 2048;
 pub struct Directory {
     /// How many joins and evictions there have been.
     epoch: u64,
+    /// What every member speaks, and may be spoken to.
+    version: u32,
     runs: BTreeMap<NodeRun, Run>,
     latest: BTreeMap<NodeId, u32>,
     shards: Vec<Arc<BTreeMap<ConnectionId, Entry>>>,
@@ -78,6 +81,8 @@ pub enum Command {
         opened: Vec<(ConnectionId, Context)>,
         closed: Vec<ConnectionId>,
     },
+    /// Every member speaks this protocol version: from here on, the log may hold what came with it.
+    Raise { version: u32 },
 }
 
 /// What a command came to.
@@ -98,12 +103,15 @@ pub enum Applied {
     Repeated,
     /// The run is not the current run of its node. Nothing changed.
     Fenced,
+    /// The protocol version is at least the one asked for.
+    Raised,
 }
 
 /// The parts of a directory beside its entries, for a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Header {
     pub epoch: u64,
+    pub version: u32,
     pub runs: Vec<(NodeRun, Run)>,
     pub latest: Vec<(NodeId, u32)>,
 }
@@ -123,6 +131,7 @@ impl Default for Directory {
     fn default() -> Directory {
         Directory {
             epoch: 0,
+            version: 1,
             runs: BTreeMap::new(),
             latest: BTreeMap::new(),
             shards: vec![Arc::default(); SHARDS],
@@ -142,6 +151,10 @@ impl Directory {
                 self.update(*run, *number, opened, closed)
             }
             Command::Evict { .. } | Command::Update { .. } => Applied::Fenced,
+            Command::Raise { version } => {
+                self.version = self.version.max(*version);
+                Applied::Raised
+            }
         }
     }
 
@@ -197,6 +210,11 @@ impl Directory {
         self.epoch
     }
 
+    /// The protocol version that every member speaks.
+    pub fn version(&self) -> u32 {
+        self.version
+    }
+
     /// Every entry, in a fixed order.
     pub fn entries(&self) -> impl Iterator<Item = (ConnectionId, &Entry)> {
         self.shards.iter().flat_map(|shard| shard.iter()).map(|(id, entry)| (*id, entry))
@@ -213,6 +231,7 @@ impl Directory {
     pub fn header(&self) -> Header {
         Header {
             epoch: self.epoch,
+            version: self.version,
             runs: self.runs.iter().map(|(id, run)| (*id, run.clone())).collect(),
             latest: self.latest.iter().map(|(node, latest)| (*node, *latest)).collect(),
         }
@@ -220,9 +239,9 @@ impl Directory {
 
     /// A directory without entries yet; [`Directory::restore_entry`] adds them.
     pub fn restore(header: Header) -> Result<Directory, RestoreError> {
-        let Header { epoch, runs, latest } = header;
-        let mut directory =
-            Directory { epoch, latest: latest.into_iter().collect(), ..Directory::default() };
+        let Header { epoch, version, runs, latest } = header;
+        let latest = latest.into_iter().collect();
+        let mut directory = Directory { epoch, version, latest, ..Directory::default() };
         for (id, run) in runs {
             if directory.runs.insert(id, Run { connections: 0, ..run }).is_some() {
                 return Err(RestoreError::RunTwice(id));

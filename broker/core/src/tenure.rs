@@ -109,7 +109,11 @@ impl Tenure {
             // Another process speaks for this node, or did until lately: its silence must first get
             // it evicted, and that is not ours to hasten.
             Applied::Occupied { .. } => (),
-            Applied::Evicted | Applied::Updated | Applied::Repeated | Applied::Fenced => (),
+            Applied::Evicted
+            | Applied::Updated
+            | Applied::Repeated
+            | Applied::Fenced
+            | Applied::Raised => (),
         }
     }
 

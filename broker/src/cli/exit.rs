@@ -19,6 +19,8 @@ pub enum Exit {
     Store = 6,
     /// The cluster has no leader that a quorum follows.
     NoLeader = 7,
+    /// This release does not speak what the cluster speaks.
+    Incompatible = 8,
 }
 
 impl From<Exit> for ExitCode {

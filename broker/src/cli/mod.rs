@@ -25,11 +25,14 @@ use connections::ConnectionsCommand;
 pub use exit::Exit;
 use node::NodeCommand;
 
+use crate::fabric::{PROTOCOL_VERSIONS, ProtocolVersions};
+
 /// A clustered WebSocket broker: what AWS API Gateway WebSocket APIs do, self-hosted.
 ///
 /// Exit codes: 0 success; 1 failure; 2 wrong arguments or configuration; 3 nobody could be reached,
 /// or an address could not be listened at; 4 the connection is over, or there is no such node; 5 the
-/// outcome is unknown; 6 the data directory cannot be used; 7 no leader is followed by a quorum.
+/// outcome is unknown; 6 the data directory cannot be used; 7 no leader is followed by a quorum; 8
+/// this release does not speak what the cluster speaks.
 #[derive(Parser)]
 #[command(name = "posthorn", version, max_term_width = 100)]
 struct Arguments {
@@ -47,6 +50,9 @@ enum Command {
         /// End when standard input does. For a parent process, whose end no node is to outlive.
         #[arg(long, hide = true)]
         end_with_stdin: bool,
+        /// The protocol versions to speak, as in 1..2. For tests, which have one release only.
+        #[arg(long, hide = true, value_name = "MIN..MAX")]
+        protocol_versions: Option<ProtocolVersions>,
     },
     /// Say whether a configuration would be accepted.
     Check {
@@ -162,8 +168,9 @@ pub fn run() -> ExitCode {
     };
     let exit = runtime.block_on(async {
         match arguments.command {
-            Command::Serve { config, end_with_stdin } => {
-                serve::serve(&config, end_with_stdin).await
+            Command::Serve { config, end_with_stdin, protocol_versions } => {
+                let versions = protocol_versions.unwrap_or(PROTOCOL_VERSIONS);
+                serve::serve(&config, versions, end_with_stdin).await
             }
             Command::Check { config } => serve::check(&config),
             Command::Dev(arguments) => dev::dev(&arguments).await,

@@ -10,6 +10,7 @@ use tracing::{info, warn};
 
 use crate::cli::Exit;
 use crate::config::Config;
+use crate::fabric::ProtocolVersions;
 use crate::node::{Node, NodeError};
 use crate::telemetry::start_log;
 
@@ -29,7 +30,7 @@ pub(super) fn check(path: &Path) -> Exit {
     }
 }
 
-pub(super) async fn serve(path: &Path, end_with_stdin: bool) -> Exit {
+pub(super) async fn serve(path: &Path, versions: ProtocolVersions, end_with_stdin: bool) -> Exit {
     let config = match Config::load(path) {
         Ok(config) => config,
         Err(error) => {
@@ -41,7 +42,7 @@ pub(super) async fn serve(path: &Path, end_with_stdin: bool) -> Exit {
         eprintln!("posthorn: {}: {error}", path.display());
         return Exit::Usage;
     }
-    match run(config, end_with_stdin).await {
+    match run(config, versions, end_with_stdin).await {
         Ok(()) => Exit::Success,
         Err(error) => {
             eprintln!("posthorn: {error}");
@@ -49,15 +50,20 @@ pub(super) async fn serve(path: &Path, end_with_stdin: bool) -> Exit {
                 NodeError::Listen { .. } => Exit::Unavailable,
                 NodeError::Fabric(_) | NodeError::Tls { .. } => Exit::Usage,
                 NodeError::Store(_) => Exit::Store,
+                NodeError::Incompatible(_) => Exit::Incompatible,
                 NodeError::Raft(_) | NodeError::Metrics(_) => Exit::Failed,
             }
         }
     }
 }
 
-async fn run(config: Config, end_with_stdin: bool) -> Result<(), NodeError> {
+async fn run(
+    config: Config,
+    versions: ProtocolVersions,
+    end_with_stdin: bool,
+) -> Result<(), NodeError> {
     let hangups = watch_hangups();
-    let node = Node::start(config).await?;
+    let node = Node::start(config, versions).await?;
     let listening = node.listening();
     println!(
         "listening edge={} api={} admin={} fabric={}",

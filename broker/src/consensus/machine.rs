@@ -39,6 +39,7 @@ struct Shared {
     /// The index of the last entry that the directory shows.
     applied: watch::Sender<Option<u64>>,
     epoch: watch::Sender<u64>,
+    version: watch::Sender<u32>,
 }
 
 /// What openraft applies entries to.
@@ -61,8 +62,9 @@ impl Replica {
     fn new() -> Replica {
         let directory = Directory::default();
         let epoch = watch::Sender::new(directory.epoch());
-        let applied = watch::Sender::new(None);
-        Replica { shared: Arc::new(Shared { directory: RwLock::new(directory), applied, epoch }) }
+        let version = watch::Sender::new(directory.version());
+        let (directory, applied) = (RwLock::new(directory), watch::Sender::new(None));
+        Replica { shared: Arc::new(Shared { directory, applied, epoch, version }) }
     }
 
     /// Applying waits for the reader, so it must be brief: who needs long takes a clone, which is
@@ -93,6 +95,11 @@ impl Replica {
         self.shared.epoch.subscribe()
     }
 
+    /// Changes when every member speaks a later protocol version: [`Directory::version`].
+    pub fn watch_version(&self) -> watch::Receiver<u32> {
+        self.shared.version.subscribe()
+    }
+
     /// Gives what each command came to.
     fn apply<'a>(&self, commands: impl Iterator<Item = &'a Command>) -> Vec<Applied> {
         let mut directory = self.shared.directory.write();
@@ -105,9 +112,10 @@ impl Replica {
     }
 
     fn on_applied(&self, applied: Option<LogId>) {
-        let epoch = self.read(Directory::epoch);
+        let (epoch, version) = self.read(|directory| (directory.epoch(), directory.version()));
         self.shared.applied.send_replace(applied.map(|applied| applied.index));
         self.shared.epoch.send_if_modified(|shown| std::mem::replace(shown, epoch) != epoch);
+        self.shared.version.send_if_modified(|shown| std::mem::replace(shown, version) != version);
     }
 }
 
@@ -237,7 +245,7 @@ fn command_of(entry: &RaftEntry) -> Option<&Command> {
 
 fn changes_of(command: &Command) -> usize {
     match command {
-        Command::Join { .. } | Command::Evict { .. } => 1,
+        Command::Join { .. } | Command::Evict { .. } | Command::Raise { .. } => 1,
         Command::Update { opened, closed, .. } => opened.len() + closed.len(),
     }
 }

@@ -21,6 +21,7 @@ mod snapshot;
 mod status;
 mod store;
 mod types;
+mod versions;
 mod wire;
 
 use std::path::Path;
@@ -55,6 +56,7 @@ pub use status::{MemberStatus, NotReady, RaftStatus};
 use store::LogStore;
 pub use store::StoreError;
 use types::Raft;
+use versions::{Speakers, Versions};
 
 use crate::config::node::ClusterSettings;
 use crate::fabric::{ControlService, Fabric};
@@ -89,8 +91,17 @@ pub struct Started {
     fences: mpsc::Receiver<Fence>,
     /// Told when this node can go on no longer: the process must end then, and trust nothing that
     /// it wrote last.
-    pub failure: watch::Receiver<Option<Arc<str>>>,
+    pub failure: watch::Receiver<Option<Failure>>,
     tasks: Tasks,
+}
+
+/// Why this node can go on no longer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Failure {
+    /// Its data directory failed, or is of another cluster.
+    Store(Arc<str>),
+    /// Its release does not speak what the cluster speaks.
+    Incompatible(Arc<str>),
 }
 
 /// Why this node cannot take part.
@@ -113,7 +124,8 @@ struct Tasks {
     leadership: Leadership,
     holder: RunHolder,
     words: mpsc::Receiver<Word>,
-    failed: watch::Sender<Option<Arc<str>>>,
+    failed: watch::Sender<Option<Failure>>,
+    versions: Versions,
     store: LogStore,
     metrics: Arc<Metrics>,
 }
@@ -130,7 +142,8 @@ impl Consensus {
         metrics: Arc<Metrics>,
     ) -> Result<Started, StartError> {
         let (data_dir, cluster) = (data_dir.to_owned(), settings.name.clone());
-        let opening = move || open(&data_dir, node, &cluster);
+        let spoken = fabric.identity().versions.max;
+        let opening = move || open(&data_dir, node, &cluster, spoken);
         let (store, machine) = tokio::task::spawn_blocking(opening).await??;
         let (replica, snapshots) = (machine.replica(), machine.snapshots());
         let raft_id = store.identity().raft_id;
@@ -167,12 +180,14 @@ impl Consensus {
             fences: fence,
             beat_timeout: settings.beat_ms.0 * 2,
         };
+        let speakers = Speakers::default();
         let service = Service {
             raft_id,
             raft: raft.clone(),
             store: store.clone(),
             leadership: leadership.clone(),
             snapshots,
+            speakers: speakers.clone(),
         };
         let bootstrap = Bootstrap {
             node,
@@ -181,11 +196,14 @@ impl Consensus {
             initial_voters: settings.initial_voters.clone(),
             raft: raft.clone(),
             store: store.clone(),
-            fabric,
+            fabric: fabric.clone(),
         };
         let consensus =
             Consensus { node, raft, replica, registrar, barrier, standing, proposals, words };
-        let tasks = Tasks { bootstrap, leadership, holder, words: heard, failed, store, metrics };
+        let versions = Versions::new(&consensus, settings, fabric, speakers, metrics.clone());
+        let words = heard;
+        let tasks =
+            Tasks { bootstrap, leadership, holder, versions, words, failed, store, metrics };
         Ok(Started { consensus, service: Arc::new(service), fences, failure, tasks })
     }
 
@@ -237,7 +255,8 @@ impl Started {
     /// answered by ending all that the run owned.
     pub fn run(self, tasks: &TaskTracker, stop: &CancellationToken) -> mpsc::Receiver<Fence> {
         let Started { consensus, fences, tasks: parts, .. } = self;
-        let Tasks { bootstrap, leadership, holder, words, failed, store, metrics } = parts;
+        let Tasks { bootstrap, leadership, holder, versions, words, failed, store, metrics } =
+            parts;
         let spawn = |task: futures_util::future::BoxFuture<'static, ()>| {
             let stop = stop.clone();
             tasks.spawn(async move { stop.run_until_cancelled(task).await });
@@ -257,12 +276,14 @@ impl Started {
                     Err(error) => error.to_string(),
                 }
             };
+            let store_failed = |failure: String| Failure::Store(failure.into());
             let failure = tokio::select! {
-                failure = belonging => failure,
-                failure = store.failure() => failure.to_string(),
-                failure = raft_failure(&raft) => failure,
+                failure = belonging => store_failed(failure),
+                failure = store.failure() => store_failed(failure.to_string()),
+                failure = raft_failure(&raft) => store_failed(failure),
+                failure = versions.keep() => failure,
             };
-            failed.send_replace(Some(failure.into()));
+            failed.send_replace(Some(failure));
         }));
         fences
     }
@@ -308,9 +329,10 @@ fn open(
     path: &Path,
     node: NodeId,
     cluster: &ClusterName,
+    spoken: u32,
 ) -> Result<(LogStore, Machine), StartError> {
     let data_dir = DataDir::admit(path, node, cluster)?;
-    let store = LogStore::open(path)?;
+    let store = LogStore::open(path, spoken)?;
     data_dir.sign()?;
     let machine = Machine::open(path)?;
     Ok((store, machine))

@@ -12,6 +12,7 @@ use crate::consensus::proposals::{AskError, commit, read_index};
 use crate::consensus::snapshot::Snapshots;
 use crate::consensus::store::LogStore;
 use crate::consensus::types::{Proposal, Raft, RaftId, Snapshot, SnapshotRequest};
+use crate::consensus::versions::Speakers;
 use crate::consensus::wire::Wire;
 use crate::fabric::{ControlService, PeerIdentity, Refusal, UploadReader};
 
@@ -43,12 +44,13 @@ pub(super) struct Service {
     pub(super) store: LogStore,
     pub(super) leadership: Leadership,
     pub(super) snapshots: Snapshots,
+    pub(super) speakers: Speakers,
 }
 
 impl ControlService for Service {
     fn call(
         &self,
-        _from: PeerIdentity,
+        from: PeerIdentity,
         method: u8,
         request: Bytes,
     ) -> BoxFuture<'_, Result<Bytes, Refusal>> {
@@ -84,6 +86,9 @@ impl ControlService for Service {
                     let is_current = self.leadership.on_beat(run);
                     let is_current =
                         is_current.ok_or_else(|| refusal(NOT_LEADER, "not leading"))?;
+                    if is_current {
+                        self.speakers.on_beat(run, from.versions);
+                    }
                     Ok(wire::BeatAnswer { is_current }.encode_to_vec().into())
                 }
                 Method::Discover => Ok(self.discover()),
@@ -139,7 +144,8 @@ impl Service {
         while let Some(chunk) = body.read().await.map_err(failed)? {
             file.write(&chunk).await.map_err(failed)?;
         }
-        let snapshot = file.finish().await.map_err(failed)?;
+        let (snapshot, version) = file.finish().await.map_err(failed)?;
+        self.store.save_version(version).await.map_err(failed)?;
         let installed = self.raft.install_full_snapshot(vote, Snapshot { meta, snapshot }).await;
         answer(installed)
     }

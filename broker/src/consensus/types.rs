@@ -120,6 +120,7 @@ impl fmt::Display for Proposal {
         match self.command() {
             Command::Join { run, .. } => write!(f, "join of {run}"),
             Command::Evict { run } => write!(f, "eviction of {run}"),
+            Command::Raise { version } => write!(f, "protocol version {version}"),
             Command::Update { run, number, opened, closed } => {
                 let (opened, closed) = (opened.len(), closed.len());
                 write!(f, "update {number} of {run}: {opened} opened, {closed} closed")

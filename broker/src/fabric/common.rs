@@ -8,7 +8,8 @@ use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::hello::{ClusterId, Introduction, PeerIdentity};
+use super::hello::{ClusterId, Introduction, PeerIdentity, ProtocolVersions};
+use super::refusals::Refusals;
 use super::settings::FabricSettings;
 use super::stats::FabricStats;
 use super::tls::Papers;
@@ -22,6 +23,9 @@ pub(super) struct Common {
     pub(super) identity: PeerIdentity,
     pub(super) papers: watch::Sender<Arc<Papers>>,
     pub(super) cluster: watch::Sender<Option<ClusterId>>,
+    /// The protocol version that the cluster uses.
+    pub(super) version: watch::Sender<u32>,
+    pub(super) refusals: Refusals,
     pub(super) stats: Arc<FabricStats>,
     /// Whose connections are to be dropped.
     pub(super) dropped: broadcast::Sender<NodeId>,
@@ -33,12 +37,15 @@ pub(super) struct Common {
 impl Common {
     /// To be called inside a runtime, on which all tasks will run.
     pub(super) fn new(settings: FabricSettings, process: u64, papers: Papers) -> Common {
-        let identity = PeerIdentity { node: settings.node, process };
+        let versions = settings.versions;
+        let identity = PeerIdentity { node: settings.node, process, versions };
         Common {
             settings,
             identity,
             papers: watch::Sender::new(Arc::new(papers)),
             cluster: watch::Sender::new(None),
+            version: watch::Sender::new(versions.min),
+            refusals: Refusals::default(),
             stats: Arc::new(FabricStats::default()),
             dropped: broadcast::Sender::new(DROP_WISHES),
             closing: CancellationToken::new(),
@@ -56,9 +63,10 @@ impl Common {
     }
 
     pub(super) fn introduction(&self) -> Introduction {
+        let ProtocolVersions { min, max } = self.identity.versions;
+        let versions = ProtocolVersions { min: min.max(*self.version.borrow()), max };
         Introduction {
-            versions: self.settings.versions,
-            identity: self.identity.clone(),
+            identity: PeerIdentity { versions, ..self.identity.clone() },
             cluster: *self.cluster.borrow(),
             software: self.settings.software.clone(),
         }

@@ -1,6 +1,12 @@
 //! The first words on each connection: who we are, what we speak, where we belong.
 //!
 //! Both sides judge by the same rules, so that both know why where they cannot work together.
+//!
+//! Who has learnt that the cluster uses a version speaks no earlier one any more: whoever does not
+//! speak that version is turned away, before it is told what it would not understand.
+
+use std::fmt;
+use std::str::FromStr;
 
 use posthorn_core::ids::NodeId;
 use posthorn_proto::cluster::v1::Hello;
@@ -29,12 +35,13 @@ pub struct PeerIdentity {
     pub node: NodeId,
     /// Random for each process: who restarts is another.
     pub process: u64,
+    /// What it speaks.
+    pub versions: ProtocolVersions,
 }
 
 /// What we say of ourselves.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Introduction {
-    pub(super) versions: ProtocolVersions,
     pub(super) identity: PeerIdentity,
     pub(super) cluster: Option<ClusterId>,
     pub(super) software: String,
@@ -49,6 +56,38 @@ pub(super) struct Agreed {
     pub(super) software: String,
 }
 
+impl ProtocolVersions {
+    /// The highest that both speak.
+    fn in_common(self, other: ProtocolVersions) -> Option<u32> {
+        let highest = self.max.min(other.max);
+        (highest >= self.min.max(other.min)).then_some(highest)
+    }
+}
+
+impl fmt::Display for ProtocolVersions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} to {}", self.min, self.max)
+    }
+}
+
+impl FromStr for ProtocolVersions {
+    type Err = NotVersions;
+
+    fn from_str(text: &str) -> Result<ProtocolVersions, NotVersions> {
+        let (min, max) = text.split_once("..").ok_or(NotVersions)?;
+        let (Ok(min), Ok(max)) = (min.parse(), max.parse()) else { return Err(NotVersions) };
+        if min == 0 || min > max {
+            return Err(NotVersions);
+        }
+        Ok(ProtocolVersions { min, max })
+    }
+}
+
+/// Not like `1..2`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("two versions, as in 1..2")]
+pub struct NotVersions;
+
 /// Why a peer was turned away, for counting and for people.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}")]
@@ -60,8 +99,8 @@ pub struct TurnedAway {
 impl Introduction {
     pub(super) fn to_hello(&self) -> Hello {
         Hello {
-            version_min: self.versions.min,
-            version_max: self.versions.max,
+            version_min: self.identity.versions.min,
+            version_max: self.identity.versions.max,
             node: self.identity.node.0,
             process: self.identity.process,
             cluster_id: self.cluster.map(|id| id.to_vec()).unwrap_or_default().into(),
@@ -72,16 +111,16 @@ impl Introduction {
     /// Whether we work with a peer that says this, and whose certificate names that node.
     pub(super) fn judge(&self, hello: Hello, certified: NodeId) -> Result<Agreed, TurnedAway> {
         let Hello { version_min, version_max, node, process, cluster_id, software } = hello;
-        let version = self.versions.max.min(version_max);
-        if version < self.versions.min.max(version_min) {
-            let ProtocolVersions { min, max } = self.versions;
+        let ours = self.identity.versions;
+        let theirs = ProtocolVersions { min: version_min, max: version_max };
+        let Some(version) = ours.in_common(theirs) else {
             let reason = format!(
-                "no protocol version in common: node {} speaks {min} to {max}, node {certified} \
-                 speaks {version_min} to {version_max}",
+                "no protocol version in common: node {} speaks {ours}, node {certified} speaks \
+                 {theirs}",
                 self.identity.node
             );
             return Err(TurnedAway { cause: RefusalCause::Version, reason });
-        }
+        };
         if NodeId(node) != certified {
             let reason = format!("it says it is node {node}, its certificate says {certified}");
             return Err(TurnedAway { cause: RefusalCause::AnotherNode, reason });
@@ -95,7 +134,7 @@ impl Introduction {
             return Err(TurnedAway { cause: RefusalCause::AnotherCluster, reason });
         }
         let software = software.chars().take(SOFTWARE_CHARS_MAX).collect();
-        let peer = PeerIdentity { node: certified, process };
+        let peer = PeerIdentity { node: certified, process, versions: theirs };
         Ok(Agreed { version, peer, cluster, software })
     }
 }
@@ -169,8 +208,11 @@ mod tests {
 
     fn introduction(min: u32, max: u32) -> Introduction {
         Introduction {
-            versions: ProtocolVersions { min, max },
-            identity: PeerIdentity { node: NodeId(1), process: 11 },
+            identity: PeerIdentity {
+                node: NodeId(1),
+                process: 11,
+                versions: ProtocolVersions { min, max },
+            },
             cluster: None,
             software: "posthorn".into(),
         }

@@ -44,9 +44,9 @@ pub enum DialError {
     /// We do not work with who answered.
     #[error("we refused the peer: {0}")]
     Refused(TurnedAway),
-    /// Who answered does not work with us.
-    #[error("the peer refused us: {0}")]
-    RefusedByPeer(String),
+    /// Who answered does not work with us. The cause, where its word for that is known.
+    #[error("the peer refused us: {1}")]
+    RefusedByPeer(Option<RefusalCause>, String),
     #[error("lost while connecting: {0}")]
     Lost(String),
     /// The caller's own deadline came first.
@@ -188,8 +188,13 @@ impl LinkTask {
             tracing::debug!(%node, purpose, %error, "still cannot reach a peer");
         }
         self.common.stats.dials_failed.add(1);
-        if let DialError::Refused(away) = &error {
-            self.common.stats.on_refused(away.cause);
+        match &error {
+            DialError::Refused(away) => self.common.stats.on_refused(away.cause),
+            DialError::RefusedByPeer(Some(cause), reason) => {
+                let away = TurnedAway { cause: *cause, reason: reason.clone() };
+                self.common.refusals.on_refused(node, &away);
+            }
+            _ => (),
         }
         self.pause(error).await;
     }
@@ -280,14 +285,21 @@ fn from_connection(error: &ConnectionError) -> DialError {
         ConnectionError::TimedOut => DialError::TimedOut,
         ConnectionError::LocallyClosed => DialError::Closed,
         // Its TLS complained of us.
-        ConnectionError::ConnectionClosed(close) => DialError::RefusedByPeer(close.to_string()),
-        ConnectionError::ApplicationClosed(close)
-            if close.error_code == CloseCode::Refused.into() =>
-        {
-            DialError::RefusedByPeer(String::from_utf8_lossy(&close.reason).into_owned())
+        ConnectionError::ConnectionClosed(close) => {
+            DialError::RefusedByPeer(None, close.to_string())
         }
-        ConnectionError::ApplicationClosed(_)
-        | ConnectionError::TransportError(_)
+        ConnectionError::ApplicationClosed(close) => {
+            let is = |code: CloseCode| close.error_code == code.into();
+            let cause = match () {
+                () if is(CloseCode::RefusedVersion) => Some(RefusalCause::Version),
+                () if is(CloseCode::RefusedCluster) => Some(RefusalCause::AnotherCluster),
+                () if is(CloseCode::Refused) => None,
+                () => return DialError::Lost(error.to_string()),
+            };
+            let reason = String::from_utf8_lossy(&close.reason).into_owned();
+            DialError::RefusedByPeer(cause, reason)
+        }
+        ConnectionError::TransportError(_)
         | ConnectionError::VersionMismatch
         | ConnectionError::Reset
         | ConnectionError::CidsExhausted => DialError::Lost(error.to_string()),

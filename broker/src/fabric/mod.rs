@@ -30,6 +30,7 @@ mod link;
 mod names;
 mod peering;
 mod posts;
+mod refusals;
 mod settings;
 mod stats;
 #[cfg(test)]
@@ -48,6 +49,7 @@ use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use posthorn_core::ids::NodeId;
 use quinn::Endpoint;
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
 use accept::Acceptor;
@@ -61,7 +63,9 @@ use wire::CloseCode;
 pub use authority::Authority;
 pub use control::{CallError, ControlService, Refusal, Upload, UploadCut, UploadReader};
 pub use dev_ca::{DevAuthority, DevAuthorityError, NodePapers};
-pub use hello::{ClusterId, PROTOCOL_VERSIONS, PeerIdentity, ProtocolVersions, TurnedAway};
+pub use hello::{
+    ClusterId, NotVersions, PROTOCOL_VERSIONS, PeerIdentity, ProtocolVersions, TurnedAway,
+};
 pub use lane::PostError;
 pub use link::DialError;
 pub use posts::{PostRefused, PostReply, PostService, Reply};
@@ -173,6 +177,21 @@ impl Fabric {
     /// This process's release, as peers are told.
     pub fn software(&self) -> &str {
         &self.common.settings.software
+    }
+
+    /// The cluster uses this protocol version: who does not speak it is worked with no longer.
+    pub fn use_version(&self, version: u32) {
+        self.common.version.send_if_modified(|used| {
+            let is_later = version > *used;
+            *used = version.max(*used);
+            is_later
+        });
+    }
+
+    /// The nodes that no work is possible with, as far as they were met, and why: their versions or
+    /// their cluster are not ours.
+    pub fn watch_refusals(&self) -> watch::Receiver<BTreeMap<NodeId, TurnedAway>> {
+        self.common.refusals.subscribe()
     }
 
     /// Every file that its papers are in.

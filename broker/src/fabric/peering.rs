@@ -33,9 +33,10 @@ pub(super) enum IntroductionError {
 
 /// What may end a connection from our side.
 pub(super) struct Watch {
-    node: NodeId,
+    peer: PeerIdentity,
     theirs: Option<ClusterId>,
     ours: watch::Receiver<Option<ClusterId>>,
+    version: watch::Receiver<u32>,
     dropped: broadcast::Receiver<NodeId>,
 }
 
@@ -46,8 +47,9 @@ pub(super) struct OpenCount {
 }
 
 impl Established {
-    fn new(connection: Connection, agreed: Agreed) -> Established {
+    fn new(common: &Common, connection: Connection, agreed: Agreed) -> Established {
         let Agreed { version, peer, cluster, software } = agreed;
+        common.refusals.on_established(peer.node);
         tracing::debug!(node = %peer.node, version, software, "met a peer");
         Established { connection, peer, cluster }
     }
@@ -63,8 +65,9 @@ pub(super) async fn introduce_as_dialer(
     let (mut send, mut recv) = connection.open_bi().await.map_err(lost)?;
     write_message(&mut send, &introduction.to_hello()).await?;
     let hello: Hello = read_message(&mut recv).await?;
-    let agreed = introduction.judge(hello, node).map_err(|away| turn_away(&connection, away))?;
-    Ok(Established::new(connection, agreed))
+    let refuse = |away| turn_away(common, &connection, node, away);
+    let agreed = introduction.judge(hello, node).map_err(refuse)?;
+    Ok(Established::new(common, connection, agreed))
 }
 
 pub(super) async fn introduce_as_acceptor(
@@ -77,22 +80,25 @@ pub(super) async fn introduce_as_acceptor(
         Ok(hello) => hello,
         Err(error @ (MessageError::TooLong(_) | MessageError::Malformed(_))) => {
             let cause = RefusalCause::MalformedHello;
-            return Err(turn_away(&connection, TurnedAway { cause, reason: error.to_string() }))?;
+            let away = TurnedAway { cause, reason: error.to_string() };
+            return Err(turn_away(common, &connection, node, away))?;
         }
         Err(error @ (MessageError::Lost(_) | MessageError::Unwritten(_))) => Err(error)?,
     };
     let introduction = common.introduction();
-    let agreed = introduction.judge(hello, node).map_err(|away| turn_away(&connection, away))?;
+    let refuse = |away| turn_away(common, &connection, node, away);
+    let agreed = introduction.judge(hello, node).map_err(refuse)?;
     write_message(&mut send, &introduction.to_hello()).await?;
-    Ok(Established::new(connection, agreed))
+    Ok(Established::new(common, connection, agreed))
 }
 
 impl Watch {
     pub(super) fn new(common: &Common, established: &Established) -> Watch {
         Watch {
-            node: established.peer.node,
+            peer: established.peer.clone(),
             theirs: established.cluster,
             ours: common.cluster.subscribe(),
+            version: common.version.subscribe(),
             dropped: common.dropped.subscribe(),
         }
     }
@@ -102,12 +108,16 @@ impl Watch {
     pub(super) async fn verdict(&mut self) -> CloseCode {
         loop {
             if are_apart(*self.ours.borrow_and_update(), self.theirs) {
-                return CloseCode::Refused;
+                return CloseCode::RefusedCluster;
+            }
+            if *self.version.borrow_and_update() > self.peer.versions.max {
+                return CloseCode::RefusedVersion;
             }
             tokio::select! {
                 changed = self.ours.changed() => if changed.is_err() { return CloseCode::Done },
+                changed = self.version.changed() => if changed.is_err() { return CloseCode::Done },
                 dropped = self.dropped.recv() => match dropped {
-                    Ok(node) if node != self.node => {}
+                    Ok(node) if node != self.peer.node => {}
                     Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {
                         return CloseCode::Dropped;
                     }
@@ -135,8 +145,19 @@ fn lost(error: ConnectionError) -> MessageError {
     MessageError::Unwritten(WriteError::ConnectionLost(error))
 }
 
-fn turn_away(connection: &Connection, away: TurnedAway) -> TurnedAway {
-    connection.close(CloseCode::Refused.into(), away.reason.as_bytes());
+fn turn_away(
+    common: &Common,
+    connection: &Connection,
+    node: NodeId,
+    away: TurnedAway,
+) -> TurnedAway {
+    common.refusals.on_refused(node, &away);
+    let code = match away.cause {
+        RefusalCause::Version => CloseCode::RefusedVersion,
+        RefusalCause::AnotherCluster => CloseCode::RefusedCluster,
+        _ => CloseCode::Refused,
+    };
+    connection.close(code.into(), away.reason.as_bytes());
     away
 }
 

@@ -16,6 +16,10 @@ pub(super) enum CloseCode {
     Done = 0,
     /// We do not work with this peer. The reason is in words.
     Refused = 1,
+    /// The same: no protocol version in common.
+    RefusedVersion = 5,
+    /// The same: it is of another cluster.
+    RefusedCluster = 6,
     /// The peer broke the protocol.
     Broken = 2,
     /// A later one takes its place.

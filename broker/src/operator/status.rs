@@ -3,7 +3,6 @@
 use posthorn_proto::v1::{NodeState, NodeStatus};
 
 use crate::consensus::NotReady;
-use crate::fabric::PROTOCOL_VERSIONS;
 use crate::operator::Operator;
 
 impl Operator {
@@ -11,6 +10,7 @@ impl Operator {
         let raft = self.consensus.raft_status();
         let not_ready = self.consensus.not_ready();
         let run = self.consensus.may_act();
+        let versions = self.fabric.identity().versions;
         let uptime_ms = self.started_at.elapsed().as_millis();
         NodeStatus {
             node_id: self.consensus.node().0,
@@ -34,8 +34,8 @@ impl Operator {
             connections: self.gateway.connections() as u64,
             disconnects_under_way: self.gateway.disconnects_under_way() as u64,
             software: self.fabric.software().to_owned(),
-            protocol_version_min: PROTOCOL_VERSIONS.min,
-            protocol_version_max: PROTOCOL_VERSIONS.max,
+            protocol_version_min: versions.min,
+            protocol_version_max: versions.max,
             uptime_ms: u64::try_from(uptime_ms).unwrap_or(u64::MAX),
         }
     }

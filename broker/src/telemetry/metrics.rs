@@ -50,6 +50,8 @@ pub struct DirectoryMetrics {
     pub term: Gauge,
     pub is_leader: Gauge,
     pub is_ready: Gauge,
+    pub protocol_version: Gauge,
+    pub peers_refused: ByLabel<PeerRefused, Counter>,
 }
 
 pub struct ReloadMetrics {
@@ -121,6 +123,23 @@ label! {
         KeyReused => "key_reused",
         Unavailable => "unavailable",
         Unknown => "unknown",
+    }
+}
+
+label! {
+    /// Why a node was not worked with.
+    PeerRefused {
+        NoCertificate => "no_certificate",
+        UntrustedCertificate => "untrusted_certificate",
+        ExpiredCertificate => "expired_certificate",
+        NoNodeName => "no_node_name",
+        AnotherClusterName => "another_cluster_name",
+        AnotherNode => "another_node",
+        Version => "version",
+        AnotherCluster => "another_cluster",
+        MalformedHello => "malformed_hello",
+        FailedHandshake => "failed_handshake",
+        TooMany => "too_many",
     }
 }
 
@@ -251,6 +270,15 @@ impl DirectoryMetrics {
             is_ready: registry.gauge(
                 "posthorn_ready",
                 "1 while this node is part of a quorum and can register connections.",
+            ),
+            protocol_version: registry.gauge(
+                "posthorn_protocol_version",
+                "The protocol version that the cluster uses, as far as this node has learnt.",
+            ),
+            peers_refused: registry.counters(
+                "posthorn_peers_refused_total",
+                "cause",
+                "Nodes, or who took itself for one, that this node turned away, by cause.",
             ),
         }
     }

@@ -249,7 +249,7 @@ impl World {
     fn commit(&mut self, command: Command) -> Applied {
         let fenced = match &command {
             Command::Update { run, .. } | Command::Evict { run } => !self.truth.is_current(*run),
-            Command::Join { .. } => false,
+            Command::Join { .. } | Command::Raise { .. } => false,
         };
         let before = fenced.then(|| self.truth.clone());
         let applied = self.truth.apply(&command);
@@ -387,7 +387,9 @@ impl World {
                     {
                         process.on_committed(number)
                     }
-                    (Command::Update { .. } | Command::Evict { .. }, _) => Vec::new(),
+                    (Command::Update { .. } | Command::Evict { .. } | Command::Raise { .. }, _) => {
+                        Vec::new()
+                    }
                 };
                 self.grant(to, wishes);
             }

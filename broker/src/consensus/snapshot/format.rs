@@ -128,16 +128,16 @@ pub(super) fn read(file: impl Read) -> Result<(SnapshotMeta, Directory), ReadErr
     }
 }
 
-/// Reads all of it and builds nothing.
-pub(super) fn verify(file: impl Read) -> Result<SnapshotMeta, ReadError> {
+/// Reads all of it and builds nothing. Gives also the protocol version that it came with.
+pub(super) fn verify(file: impl Read) -> Result<(SnapshotMeta, u32), ReadError> {
     let mut blocks = Blocks::new(file)?;
-    let (meta, _) = blocks.header()?;
+    let (meta, header) = blocks.header()?;
     loop {
         match blocks.next()?.0 {
             Kind::Entries => (),
             Kind::End => {
                 blocks.finish()?;
-                return Ok(meta);
+                return Ok((meta, header.version));
             }
             Kind::Header => return Err(damaged(SnapshotDamage::Block(blocks.read - 1))),
         }

@@ -215,15 +215,16 @@ impl IncomingSnapshot {
     }
 
     /// All has arrived, and is a snapshot. The file is to be handed to raft, which ends for good if
-    /// it then finds it damaged: so the checksums are read here.
-    pub async fn finish(mut self) -> io::Result<SnapshotFile> {
+    /// it then finds it damaged: so the checksums are read here. Gives with it the protocol version
+    /// that who reads it must speak.
+    pub async fn finish(mut self) -> io::Result<(SnapshotFile, u32)> {
         if self.received != self.file.bytes() {
             return Err(self.wrong_length());
         }
         self.writer.flush().await?;
         let file = self.file;
         let verify = move || match format::verify(file.reader()) {
-            Ok(_) => Ok(file),
+            Ok((_, version)) => Ok((file, version)),
             Err(error) => Err(SnapshotError::read(&file.shared.path, error)),
         };
         Ok(tokio::task::spawn_blocking(verify).await??)
@@ -275,7 +276,7 @@ fn open_current(path: &Path) -> Result<Snapshot, SnapshotError> {
     };
     let snapshot = open().map_err(|error| SnapshotError::io(path, error))?;
     // All of it: raft, which installs it next, could only say that it ended.
-    let meta =
+    let (meta, _) =
         format::verify(snapshot.reader()).map_err(|error| SnapshotError::read(path, error))?;
     let dir = path.parent().unwrap_or(path);
     remove_others(dir, path).map_err(|error| SnapshotError::io(path, error))?;

@@ -225,7 +225,7 @@ async fn receive(snapshots: &Snapshots, bytes: &[u8]) -> io::Result<SnapshotFile
     for chunk in bytes.chunks(10_000) {
         incoming.write(chunk).await?;
     }
-    incoming.finish().await
+    Ok(incoming.finish().await?.0)
 }
 
 fn files(dir: &TempDir) -> Vec<String> {

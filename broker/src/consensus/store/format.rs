@@ -50,6 +50,9 @@ pub(super) struct Head {
     pub(super) purged: Option<LogId>,
     /// The last entry, or the last purged one if there is none.
     pub(super) last: Option<LogId>,
+    /// The protocol version that who reads the log must speak. Says too much after an entry that
+    /// raised it was taken back, which costs only a way back.
+    pub(super) version: u32,
 }
 
 /// What a data directory makes a node.
@@ -248,7 +251,7 @@ impl Assembler {
 
 impl Head {
     pub(super) fn seal(&self) -> Vec<u8> {
-        let Head { sequence, identity, vote, purged, last } = self;
+        let Head { sequence, identity, vote, purged, last, version } = self;
         let Identity { raft_id, cluster_id, incarnation } = identity;
         let cluster_id = cluster_id.map(|ClusterId(id)| id.to_vec()).unwrap_or_default();
         let head = proto::RaftStoreHead {
@@ -259,6 +262,7 @@ impl Head {
             vote: vote.map(|vote| vote.to_message()),
             purged: purged.map(|purged| purged.to_message()),
             last: last.map(|last| last.to_message()),
+            version: *version,
         };
         seal(HEAD_KEY, &[&head.encode_to_vec()])
     }
@@ -287,6 +291,7 @@ impl Head {
             vote: message.vote.map(RaftVote::from_message).transpose()?,
             purged: message.purged.map(LogId::from_message).transpose()?,
             last: message.last.map(LogId::from_message).transpose()?,
+            version: message.version.max(1),
         })
     }
 }

@@ -92,8 +92,9 @@ struct Mailbox {
 
 impl LogStore {
     /// Blocks. A directory that is empty or absent becomes a new store with a raft ID of its own.
-    pub fn open(data_dir: &Path) -> Result<LogStore, StoreError> {
-        let opened = open::open(data_dir)?;
+    /// `spoken` is the latest protocol version that this process speaks.
+    pub fn open(data_dir: &Path, spoken: u32) -> Result<LogStore, StoreError> {
+        let opened = open::open(data_dir, spoken)?;
         LogStore::start(opened).map_err(|error| StoreError::Io { dir: data_dir.to_owned(), error })
     }
 
@@ -123,6 +124,12 @@ impl LogStore {
     /// A run of the node begins. Returns when this is on the disk.
     pub async fn save_incarnation(&self, incarnation: u32) -> io::Result<()> {
         self.save(Work::SaveIncarnation(incarnation)).await
+    }
+
+    /// What is kept beside the log can only be read by who speaks this protocol version. Returns when
+    /// this is on the disk.
+    pub async fn save_version(&self, version: u32) -> io::Result<()> {
+        self.save(Work::SaveVersion(version)).await
     }
 
     /// Resolves when the store fails, if ever. The process must then end, and not try again: what

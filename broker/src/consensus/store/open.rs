@@ -29,6 +29,12 @@ pub enum StoreError {
     Damaged { dir: PathBuf, what: Damage },
     #[error("the log in {} was written by a later version: format {version}", dir.display())]
     Newer { dir: PathBuf, version: u8 },
+    #[error(
+        "the log in {} holds what came with protocol version {version}, and this release speaks \
+         none after {spoken}: there is no way back to it",
+        dir.display()
+    )]
+    Unspoken { dir: PathBuf, version: u32, spoken: u32 },
     #[error("cannot open the log in {}: {error}", dir.display())]
     Io { dir: PathBuf, error: io::Error },
 }
@@ -48,22 +54,24 @@ pub(super) enum Trouble {
     Locked,
     Damaged(Damage),
     Newer(u8),
+    Unspoken(u32),
     Io(io::Error),
 }
 
-pub(super) fn open(data_dir: &Path) -> Result<Opened, StoreError> {
-    open_dir(data_dir).map_err(|trouble| {
+pub(super) fn open(data_dir: &Path, spoken: u32) -> Result<Opened, StoreError> {
+    open_dir(data_dir, spoken).map_err(|trouble| {
         let dir = data_dir.to_owned();
         match trouble {
             Trouble::Locked => StoreError::Locked { dir },
             Trouble::Damaged(what) => StoreError::Damaged { dir, what },
             Trouble::Newer(version) => StoreError::Newer { dir, version },
+            Trouble::Unspoken(version) => StoreError::Unspoken { dir, version, spoken },
             Trouble::Io(error) => StoreError::Io { dir, error },
         }
     })
 }
 
-fn open_dir(data_dir: &Path) -> Result<Opened, Trouble> {
+fn open_dir(data_dir: &Path, spoken: u32) -> Result<Opened, Trouble> {
     let log_dir = data_dir.join("log");
     let parent = Some(data_dir.parent().unwrap_or(data_dir)).filter(|_| !data_dir.exists());
     fs::create_dir_all(&log_dir)?;
@@ -77,6 +85,8 @@ fn open_dir(data_dir: &Path) -> Result<Opened, Trouble> {
     let found = guarded(|| load_head(&db))?;
     hear_witness(known, found.as_ref())?;
     let (head, view) = match found {
+        // Before its entries, which may be commands that we cannot read.
+        Some(head) if head.version > spoken => return Err(Trouble::Unspoken(head.version)),
         Some(head) => {
             let view = guarded(|| load_log(&db, &head))?;
             (head, view)
@@ -183,7 +193,7 @@ fn load_log(db: &sled::Db, head: &Head) -> Result<View, Trouble> {
 fn create(db: &sled::Db, file: &File) -> Result<(Head, View), Trouble> {
     let raft_id = getrandom::u64().map_err(io::Error::from)?;
     let identity = Identity { raft_id, cluster_id: None, incarnation: None };
-    let head = Head { sequence: 1, identity, vote: None, purged: None, last: None };
+    let head = Head { sequence: 1, identity, vote: None, purged: None, last: None, version: 1 };
     db.insert(format::HEAD_KEY, head.seal())?;
     db.flush()?;
     file.sync_all()?;

@@ -19,6 +19,7 @@ use crate::consensus::types::{LeaderId, Proposal, RaftPayload};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 const PAGE_BYTES: usize = 4096;
+const SPOKEN: u32 = 1;
 
 struct Builder;
 
@@ -70,7 +71,7 @@ async fn a_second_process_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     for _ in 0..2 {
-        let refused = LogStore::open(dir.path());
+        let refused = LogStore::open(dir.path(), SPOKEN);
         assert!(matches!(refused, Err(StoreError::Locked { .. })), "{:?}", refused.err());
     }
     drop(store);
@@ -162,7 +163,7 @@ async fn nothing_is_acknowledged_whose_sync_failed_nor_anything_after_it() {
         open(dir.path());
         // Where there is nothing to sync, the kernel says so.
         let file = File::open("/dev/null").unwrap();
-        let opened = Opened { file, ..open::open(dir.path()).unwrap() };
+        let opened = Opened { file, ..open::open(dir.path(), SPOKEN).unwrap() };
         let mut store = LogStore::start(opened).unwrap();
         let failure = store.failure();
         let known = fs::read(dir.path().join("witness")).unwrap();
@@ -249,8 +250,33 @@ async fn a_store_of_a_later_version_is_told_from_a_damaged_one() {
     store.shared.db.insert(format::HEAD_KEY, later).unwrap();
     store.shared.db.flush().unwrap();
     drop(store);
-    let refused = LogStore::open(dir.path()).err().unwrap();
+    let refused = LogStore::open(dir.path(), SPOKEN).err().unwrap();
     assert!(matches!(refused, StoreError::Newer { version: 2, .. }), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_with_commands_of_a_later_protocol_version_is_refused_before_it_is_read() {
+    let raise = RaftPayload::Normal(Proposal::from(Command::Raise { version: 3 }));
+    for by_snapshot in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = open(dir.path());
+        match by_snapshot {
+            true => store.save_version(3).await.unwrap(),
+            false => {
+                let entry = RaftEntry::new(log_id(1, 0), raise.clone());
+                store.blocking_append([entry]).await.unwrap();
+            }
+        }
+        // What the entries are is not looked at.
+        store.shared.db.insert(format::log_key(1, 0), &b"of a later release"[..]).unwrap();
+        store.shared.db.flush().unwrap();
+        drop(store);
+        let refused = LogStore::open(dir.path(), 2).err().unwrap();
+        let expected = matches!(refused, StoreError::Unspoken { version: 3, spoken: 2, .. });
+        assert!(expected, "{refused}");
+        let damaged = LogStore::open(dir.path(), 3).err().unwrap();
+        assert!(matches!(damaged, StoreError::Damaged { .. }), "{damaged}");
+    }
 }
 
 /// The vote may be in what was lost: to open with less is to vote twice.
@@ -271,7 +297,7 @@ async fn whatever_is_damaged_the_store_opens_as_it_was_or_not_at_all() {
             1 => zero(&db, at, 16 * PAGE_BYTES),
             _ => fs::File::options().write(true).open(&db).unwrap().set_len(at).unwrap(),
         }
-        match LogStore::open(copy.path()) {
+        match LogStore::open(copy.path(), SPOKEN) {
             Ok(mut store) => assert_eq!(contents(&mut store).await, before, "round {round}"),
             Err(StoreError::Damaged { .. }) => refused += 1,
             Err(error) => panic!("round {round}: {error}"),
@@ -372,11 +398,11 @@ async fn at_rest(store: &LogStore) {
 }
 
 fn open(dir: &Path) -> LogStore {
-    LogStore::open(dir).unwrap()
+    LogStore::open(dir, SPOKEN).unwrap()
 }
 
 fn damage(dir: &Path) -> Damage {
-    match LogStore::open(dir) {
+    match LogStore::open(dir, SPOKEN) {
         Err(StoreError::Damaged { what, .. }) => what,
         Err(error) => panic!("{error}"),
         Ok(_) => panic!("it opened"),

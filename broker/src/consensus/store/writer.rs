@@ -18,7 +18,9 @@ use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use openraft::EntryPayload;
 use openraft::storage::IOFlushed;
+use posthorn_core::directory::Command;
 use tokio::sync::{mpsc, oneshot};
 
 use super::format::{self, Head};
@@ -51,6 +53,7 @@ pub(super) enum Work {
     SaveVote(RaftVote),
     SaveCluster(ClusterId),
     SaveIncarnation(u32),
+    SaveVersion(u32),
     /// Not synced.
     SaveCommitted(LogId),
     /// Not synced: what is appended later cannot overtake it.
@@ -169,6 +172,7 @@ impl Writer {
                 self.head.identity.incarnation = Some(incarnation);
                 self.batch.is_empty = false;
             }
+            Work::SaveVersion(version) => self.stage_version(version),
             Work::SaveCommitted(committed) => {
                 self.batch.insert(format::COMMITTED_KEY, format::seal_committed(committed));
             }
@@ -186,7 +190,19 @@ impl Writer {
         Ok(())
     }
 
+    fn stage_version(&mut self, version: u32) {
+        if version > self.head.version {
+            self.head.version = version;
+            self.batch.is_empty = false;
+        }
+    }
+
     fn stage_entry(&mut self, entry: &RaftEntry) -> Result<(), StoreFailure> {
+        if let EntryPayload::Normal(proposal) = &entry.payload
+            && let Command::Raise { version } = proposal.command()
+        {
+            self.stage_version(*version);
+        }
         let put = |key, value| self.batch.insert(key, value);
         format::seal_entry(entry, self.head.last, put)
             .map_err(|error| StoreFailure::new("encoding", error))?;
@@ -286,7 +302,8 @@ impl Work {
             Work::Append { .. }
             | Work::SaveVote(_)
             | Work::SaveCluster(_)
-            | Work::SaveIncarnation(_) => true,
+            | Work::SaveIncarnation(_)
+            | Work::SaveVersion(_) => true,
             Work::SaveCommitted(_) | Work::Truncate { .. } | Work::Purge { .. } => false,
         }
     }

@@ -37,6 +37,7 @@ impl Wire for Command {
                 disk: disk.0,
                 fabric_address: fabric_address.to_string(),
             }),
+            Command::Raise { version } => Kind::Raise(proto::Raise { version: *version }),
             Command::Evict { run } => Kind::Evict(proto::Evict { run: Some(run.to_message()) }),
             Command::Update { run, number, opened, closed } => Kind::Update(proto::Update {
                 run: Some(run.to_message()),
@@ -56,6 +57,7 @@ impl Wire for Command {
                 disk: DiskId(disk),
                 fabric_address: Arc::from(fabric_address),
             }),
+            Kind::Raise(proto::Raise { version }) => Ok(Command::Raise { version }),
             Kind::Evict(proto::Evict { run }) => {
                 Ok(Command::Evict { run: required::<Command, _>("evict.run", run)? })
             }
@@ -102,6 +104,7 @@ impl Wire for Applied {
             Applied::Updated => (Outcome::Updated, 0),
             Applied::Repeated => (Outcome::Repeated, 0),
             Applied::Fenced => (Outcome::Fenced, 0),
+            Applied::Raised => (Outcome::Raised, 0),
         };
         proto::Applied { outcome: outcome.into(), incarnation }
     }
@@ -116,6 +119,7 @@ impl Wire for Applied {
             Ok(Outcome::Updated) => Ok(Applied::Updated),
             Ok(Outcome::Repeated) => Ok(Applied::Repeated),
             Ok(Outcome::Fenced) => Ok(Applied::Fenced),
+            Ok(Outcome::Raised) => Ok(Applied::Raised),
             Ok(Outcome::Unspecified) | Err(_) => {
                 Err(WireError::wrong(Self::NAME, "outcome", outcome))
             }
@@ -128,18 +132,20 @@ impl Wire for Header {
     const NAME: &'static str = "DirectoryHeader";
 
     fn to_message(&self) -> proto::DirectoryHeader {
-        let Header { epoch, runs, latest } = self;
+        let Header { epoch, version, runs, latest } = self;
         proto::DirectoryHeader {
             epoch: *epoch,
+            version: *version,
             runs: runs.iter().map(Wire::to_message).collect(),
             latest: latest.iter().map(|(node, latest)| (node.0, *latest)).collect(),
         }
     }
 
     fn from_message(message: proto::DirectoryHeader) -> Result<Header, WireError> {
-        let proto::DirectoryHeader { epoch, runs, latest } = message;
+        let proto::DirectoryHeader { epoch, version, runs, latest } = message;
         Ok(Header {
             epoch,
+            version: version.max(1),
             runs: runs.into_iter().map(Wire::from_message).collect::<Result<_, _>>()?,
             latest: latest.into_iter().map(|(node, latest)| (NodeId(node), latest)).collect(),
         })

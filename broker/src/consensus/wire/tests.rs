@@ -188,7 +188,8 @@ fn command() -> impl Strategy<Value = Command> {
     let evict = run().prop_map(|run| Command::Evict { run });
     let update = (run(), any::<u64>(), vec((id(), context()), 0..5), vec(id(), 0..5))
         .prop_map(|(run, number, opened, closed)| Command::Update { run, number, opened, closed });
-    prop_oneof![join, evict, update]
+    let raise = any::<u32>().prop_map(|version| Command::Raise { version });
+    prop_oneof![join, evict, update, raise]
 }
 
 fn applied() -> impl Strategy<Value = Applied> {
@@ -200,6 +201,7 @@ fn applied() -> impl Strategy<Value = Applied> {
         Just(Applied::Updated),
         Just(Applied::Repeated),
         Just(Applied::Fenced),
+        Just(Applied::Raised),
     ]
 }
 
@@ -211,9 +213,10 @@ fn header() -> impl Strategy<Value = Header> {
         run
     });
     let latest = btree_map(any::<u32>(), any::<u32>(), 0..5);
-    (any::<u64>(), vec((run(), state), 0..5), latest).prop_map(|(epoch, runs, latest)| {
+    let parts = (any::<u64>(), 1..u32::MAX, vec((run(), state), 0..5), latest);
+    parts.prop_map(|(epoch, version, runs, latest)| {
         let latest = latest.into_iter().map(|(node, latest)| (NodeId(node), latest)).collect();
-        Header { epoch, runs, latest }
+        Header { epoch, version, runs, latest }
     })
 }
 

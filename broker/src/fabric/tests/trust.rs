@@ -33,7 +33,9 @@ async fn a_node_of_another_authority_is_refused_by_who_accepts() {
     std::fs::write(&settings.files.ca_file, both).unwrap();
     let one = Node::start(settings);
     let error = one.call(&two.peer(), ECHO, "").await.unwrap_err();
-    let CallError::Unreachable(DialError::RefusedByPeer(_)) = error else { panic!("{error}") };
+    let CallError::Unreachable(DialError::RefusedByPeer(None, _)) = error else {
+        panic!("{error}")
+    };
     let refused = || two.fabric.stats().refused(RefusalCause::UntrustedCertificate);
     until("it was counted", || refused() == 1).await;
     assert!(two.service.froms.lock().is_empty());
@@ -56,7 +58,10 @@ async fn without_a_protocol_version_in_common_both_sides_know_why() {
     settings.versions = ProtocolVersions { min: 2, max: 3 };
     let (one, two) = (Node::start(settings), town.start(2));
     let error = one.call(&two.peer(), ECHO, "").await.unwrap_err();
-    let CallError::Unreachable(DialError::RefusedByPeer(reason)) = error else { panic!("{error}") };
+    let CallError::Unreachable(DialError::RefusedByPeer(cause, reason)) = error else {
+        panic!("{error}")
+    };
+    assert_eq!(cause, Some(RefusalCause::Version));
     assert_eq!(reason, "no protocol version in common: node 2 speaks 1 to 1, node 1 speaks 2 to 3");
     until("it was counted", || two.fabric.stats().refused(RefusalCause::Version) == 1).await;
 
@@ -75,7 +80,10 @@ async fn a_node_of_another_cluster_is_refused() {
     one.fabric.set_cluster_id([1; 16]);
     two.fabric.set_cluster_id([2; 16]);
     let error = one.call(&two.peer(), ECHO, "").await.unwrap_err();
-    let CallError::Unreachable(DialError::RefusedByPeer(reason)) = error else { panic!("{error}") };
+    let CallError::Unreachable(DialError::RefusedByPeer(cause, reason)) = error else {
+        panic!("{error}")
+    };
+    assert_eq!(cause, Some(RefusalCause::AnotherCluster));
     assert_eq!(reason, "node 1 belongs to another cluster");
     until("it was counted", || two.fabric.stats().refused(RefusalCause::AnotherCluster) == 1).await;
 }
