@@ -210,17 +210,11 @@ impl Node {
         let edge = Edge::new(&config.edge, self.edge_tls, gateway.clone());
         doors.spawn(edge.serve(edge_listener, clients.clone(), accepting.clone()));
         let (callers, admin) = (self.callers, config.admin.clone());
-        let api = Api::new(&config.api, self.api_tls, gateway.clone(), callers.clone(), operator);
+        let api =
+            Api::new(&config.api, self.api_tls, gateway.clone(), callers.clone(), operator.clone());
         doors.spawn(api.serve(api_listener, cancelled(&serving)));
         let stop_admin = cancelled(&all);
-        doors.spawn(admin::serve(
-            admin_listener,
-            admin,
-            gateway.clone(),
-            exporter,
-            callers,
-            stop_admin,
-        ));
+        doors.spawn(admin::serve(admin_listener, admin, operator, exporter, callers, stop_admin));
 
         let failed = tokio::select! {
             () = stop.cancelled() => None,

@@ -14,12 +14,13 @@
 //! * The protocol version only grows. No command that came with a later one is in the log before it.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::sync::Arc;
 
 use crate::ids::{ConnectionId, DiskId, NodeId, NodeRun};
 
 /// Small enough that copying one costs no stall, many enough that few are copied.
-const SHARDS: usize = 2048;
+pub(crate) const SHARDS: usize = 2048;
 
 /// Cloning is cheap and gives a consistent view: shards are shared until they are next written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -220,6 +221,19 @@ impl Directory {
         self.shards.iter().flat_map(|shard| shard.iter()).map(|(id, entry)| (*id, entry))
     }
 
+    /// The entries of a shard in their order: all, or those behind a connection.
+    pub(crate) fn shard(
+        &self,
+        shard: usize,
+        behind: Option<ConnectionId>,
+    ) -> impl Iterator<Item = (ConnectionId, &Entry)> {
+        let first = behind.map_or(Bound::Unbounded, Bound::Excluded);
+        let entries = self.shards.get(shard).into_iter();
+        entries
+            .flat_map(move |shard| shard.range((first, Bound::Unbounded)))
+            .map(|(id, entry)| (*id, entry))
+    }
+
     /// Every debt, in a fixed order. Costs a walk over all entries if there is any.
     pub fn debts(&self) -> impl Iterator<Item = (ConnectionId, &Entry)> {
         let any = self.indebted_runs().next().is_some();
@@ -346,6 +360,6 @@ impl Run {
     }
 }
 
-fn shard_of(connection: ConnectionId) -> usize {
+pub(crate) fn shard_of(connection: ConnectionId) -> usize {
     connection.spread() as usize % SHARDS
 }

@@ -12,6 +12,7 @@ pub mod directory;
 pub mod event;
 pub mod frames;
 pub mod ids;
+pub mod listing;
 pub mod liveness;
 pub mod mapping;
 pub mod message;

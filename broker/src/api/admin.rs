@@ -13,12 +13,12 @@ use tokio::net::TcpListener;
 
 use crate::api::callers::Callers;
 use crate::config::node::AdminSettings;
-use crate::exchange::Gateway;
+use crate::operator::Operator;
 use crate::telemetry::Exporter;
 
 #[derive(Clone)]
 struct Admin {
-    gateway: Arc<Gateway>,
+    operator: Arc<Operator>,
     exporter: Exporter,
     callers: Arc<Callers>,
     /// Whether everybody who reaches us may look.
@@ -29,7 +29,7 @@ struct Admin {
 pub(crate) async fn serve(
     listener: TcpListener,
     settings: AdminSettings,
-    gateway: Arc<Gateway>,
+    operator: Arc<Operator>,
     exporter: Exporter,
     callers: Arc<Callers>,
     stop: impl Future<Output = ()> + Send + 'static,
@@ -39,7 +39,7 @@ pub(crate) async fn serve(
         .route("/metrics", get(metrics))
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
-        .with_state(Admin { gateway, exporter, callers, is_open });
+        .with_state(Admin { operator, exporter, callers, is_open });
     axum::serve(listener, router).with_graceful_shutdown(stop).await
 }
 
@@ -48,17 +48,19 @@ async fn metrics(State(admin): State<Admin>, headers: HeaderMap) -> Response {
         return refused.into_response();
     }
     // Adding up is for who looks, not for who posts.
-    admin.gateway.measure_outboxes();
+    admin.operator.measure();
     let content_type = "text/plain; version=0.0.4; charset=utf-8";
     ([(header::CONTENT_TYPE, content_type)], admin.exporter.render()).into_response()
 }
 
 /// Ready is who is part of a quorum and can register connections. Liveness must not ask that: a
 /// partition would have every node restarted.
-async fn readyz(State(admin): State<Admin>) -> impl IntoResponse {
-    match *admin.gateway.watch_ready().borrow() {
-        true => (StatusCode::OK, "ready\n"),
-        false => (StatusCode::SERVICE_UNAVAILABLE, "not part of a quorum\n"),
+async fn readyz(State(admin): State<Admin>) -> Response {
+    match admin.operator.not_ready() {
+        None => "ready\n".into_response(),
+        Some(why) => {
+            (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")).into_response()
+        }
     }
 }
 

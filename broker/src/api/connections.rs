@@ -13,8 +13,9 @@ use posthorn_proto::v1::connection_service_server::ConnectionService;
 use posthorn_proto::v1::post_to_connection_request::Payload;
 use posthorn_proto::v1::{
     Connection, DeleteConnectionRequest, DeleteConnectionResponse, GetConnectionRequest,
-    GetConnectionResponse, PostToConnectionRequest, PostToConnectionResponse,
-    PostToConnectionsRequest, PostToConnectionsResponse, WaitFor,
+    GetConnectionResponse, ListConnectionsRequest, ListConnectionsResponse,
+    PostToConnectionRequest, PostToConnectionResponse, PostToConnectionsRequest,
+    PostToConnectionsResponse, WaitFor,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -22,6 +23,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::api::callers::Caller;
 use crate::api::guard::caller_of;
+use crate::api::listing;
 use crate::api::status::{BadRequest, Told};
 use crate::config::node::ApiSettings;
 use crate::exchange::Gateway;
@@ -126,6 +128,18 @@ impl ConnectionService for Connections {
             node_id: found.owner.node.0,
         };
         Ok(Response::new(GetConnectionResponse { connection: Some(connection) }))
+    }
+
+    async fn list_connections(
+        &self,
+        request: Request<ListConnectionsRequest>,
+    ) -> Result<Response<ListConnectionsResponse>, Status> {
+        let deadline = self.deadline(&request);
+        let scope = self.judge(&request, Verb::List)?;
+        let caller = caller_of(&request)?;
+        let (wanted, sequel) = listing::parse(request.into_inner(), &self.gateway, &caller, scope)?;
+        let page = self.gateway.list(wanted, deadline).await.map_err(Told::from)?;
+        Ok(Response::new(sequel.answer(&page)))
     }
 
     async fn delete_connection(

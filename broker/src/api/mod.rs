@@ -7,6 +7,7 @@ mod callers;
 mod connections;
 mod guard;
 mod listener;
+mod listing;
 mod management;
 mod status;
 

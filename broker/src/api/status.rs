@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use posthorn_core::auth::throttle::Throttled;
+use posthorn_core::listing::token::TokenError;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
@@ -22,6 +23,8 @@ pub(super) enum BadRequest {
     ConnectionId,
     #[error("payload: {bytes} bytes are more than {bytes_max}")]
     PayloadTooLarge { bytes: usize, bytes_max: usize },
+    #[error("page_token: {0}")]
+    PageToken(TokenError),
     #[error("{0}")]
     Invalid(&'static str),
 }
@@ -80,6 +83,7 @@ impl From<BadRequest> for Told {
         let reason = match bad {
             BadRequest::ConnectionId => "INVALID_CONNECTION_ID",
             BadRequest::PayloadTooLarge { .. } => "PAYLOAD_TOO_LARGE",
+            BadRequest::PageToken(_) => "INVALID_PAGE_TOKEN",
             BadRequest::Invalid(_) => "INVALID_REQUEST",
         };
         let code = Code::InvalidArgument;

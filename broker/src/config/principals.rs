@@ -15,7 +15,7 @@ use serde_saphyr::Spanned;
 use crate::config::jwt::{JwtSettings, WrittenJwt};
 use crate::config::secret::Secrets;
 use crate::config::source::Fault;
-use crate::config::throttling::throttle;
+use crate::config::throttling::{KEYS, throttle};
 use crate::config::user::{self, UserSettings};
 
 /// The section `principals`, believed.
@@ -111,8 +111,7 @@ pub(super) fn believe(
         }
         let permissions: Vec<Permission> = parse_all(name, "permissions", &written.permissions)?;
         let (rate, burst) = (&written.throttling_rate_limit, &written.throttling_burst_limit);
-        let keys = ["throttling_rate_limit", "throttling_burst_limit"];
-        if let Some(throttle) = throttle(name, keys, rate.as_ref(), burst.as_ref())? {
+        if let Some(throttle) = throttle(name, KEYS, rate.as_ref(), burst.as_ref())? {
             throttles.insert(name.clone(), throttle);
         }
         let user = user::believe(name, written.user_arn.as_ref(), written.policy.as_ref())?;

@@ -7,6 +7,8 @@ use serde_saphyr::Spanned;
 use crate::config::source::Fault;
 
 const RATE_MAX: f64 = 1_000_000.0;
+/// Of the rate and the burst, as most sections have them.
+pub(super) const KEYS: [&str; 2] = ["throttling_rate_limit", "throttling_burst_limit"];
 
 /// Both or neither. Where one of them is 0, everything is refused.
 #[derive(Debug, Default, Deserialize)]
@@ -20,9 +22,8 @@ pub(super) struct WrittenThrottle {
 
 impl WrittenThrottle {
     pub(super) fn believe(&self, place: &str) -> Result<Option<Throttle>, Fault> {
-        let keys = ["throttling_rate_limit", "throttling_burst_limit"];
         let WrittenThrottle { throttling_rate_limit: rate, throttling_burst_limit: burst } = self;
-        throttle(place, keys, rate.as_ref(), burst.as_ref())
+        throttle(place, KEYS, rate.as_ref(), burst.as_ref())
     }
 
     /// What is not written here is as `default` has it.
@@ -31,11 +32,10 @@ impl WrittenThrottle {
         place: &str,
         default: &WrittenThrottle,
     ) -> Result<Option<Throttle>, Fault> {
-        let keys = ["throttling_rate_limit", "throttling_burst_limit"];
         let rate = self.throttling_rate_limit.as_ref().or(default.throttling_rate_limit.as_ref());
         let burst =
             self.throttling_burst_limit.as_ref().or(default.throttling_burst_limit.as_ref());
-        throttle(place, keys, rate, burst)
+        throttle(place, KEYS, rate, burst)
     }
 }
 

@@ -13,6 +13,7 @@ mod data_dir;
 mod leader;
 mod machine;
 mod network;
+mod observe;
 mod proposals;
 mod registrar;
 mod run;
@@ -267,7 +268,7 @@ impl Started {
         let (registrar, heard) = (consensus.registrar.clone(), consensus.words.clone());
         let fenced = move |run| drop(heard.try_send(Word::Fenced(run)));
         spawn(Box::pin(registrar.serve(consensus.proposals.clone(), metrics.clone(), fenced)));
-        spawn(Box::pin(observe(consensus.clone(), metrics)));
+        spawn(Box::pin(observe::observe(consensus.clone(), metrics)));
         let (sender, raft) = (consensus.words.clone(), consensus.raft.clone());
         spawn(Box::pin(async move {
             let belonging = async {
@@ -300,27 +301,6 @@ async fn raft_failure(raft: &Raft) -> String {
         if metrics.changed().await.is_err() {
             return "raft has ended".to_owned();
         }
-    }
-}
-
-/// Keeps the gauges of the directory current.
-async fn observe(consensus: Consensus, metrics: Arc<Metrics>) {
-    let mut interval = tokio::time::interval(Duration::from_secs(1));
-    loop {
-        interval.tick().await;
-        let (entries, debts) = consensus.replica.read(|directory| {
-            (directory.len(), directory.indebted_runs().map(|(_, debts)| debts).sum::<u64>())
-        });
-        metrics.directory.entries.set(entries as f64);
-        metrics.directory.debts.set(debts as f64);
-        metrics
-            .directory
-            .applied_index
-            .set(consensus.replica.applied_index().unwrap_or_default() as f64);
-        let term = consensus.raft.metrics().borrow_watched().current_term;
-        metrics.directory.term.set(term as f64);
-        let is_ready = consensus.may_act().is_some();
-        metrics.directory.is_ready.set(f64::from(u8::from(is_ready)));
     }
 }
 

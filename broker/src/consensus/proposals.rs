@@ -15,7 +15,7 @@ use prost::Message as _;
 
 use crate::consensus::leader::Leadership;
 use crate::consensus::service::{Method, NOT_LEADER};
-use crate::consensus::types::{Proposal, Raft};
+use crate::consensus::types::{ClusterId, Proposal, Raft};
 use crate::consensus::wire::Wire;
 use crate::fabric::{CallError, Fabric, Peer, Refusal};
 
@@ -97,6 +97,10 @@ impl Proposals {
                 }
             }
         }
+    }
+
+    pub(super) fn cluster_id(&self) -> Option<[u8; ClusterId::BYTES]> {
+        self.fabric.cluster_id()
     }
 
     /// Whether this node leads, and a quorum has followed it lately.

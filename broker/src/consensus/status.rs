@@ -7,7 +7,7 @@ use posthorn_core::ids::NodeId;
 use posthorn_core::tenure::Phase;
 
 use crate::consensus::Consensus;
-use crate::consensus::types::RaftId;
+use crate::consensus::types::{ClusterId, LogId, RaftId};
 
 /// As raft has it on this node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,6 +53,11 @@ pub enum NotReady {
 }
 
 impl Consensus {
+    /// None while this node belongs to no cluster.
+    pub fn cluster_id(&self) -> Option<[u8; ClusterId::BYTES]> {
+        self.proposals.cluster_id()
+    }
+
     pub fn raft_status(&self) -> RaftStatus {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched().clone();
@@ -66,7 +71,7 @@ impl Consensus {
         });
         let members: Vec<_> = members.collect();
         let leader = members.iter().find(|member| Some(member.raft_id) == metrics.current_leader);
-        let index = |log_id: Option<crate::consensus::types::LogId>| log_id.map(|id| id.index);
+        let index = |log_id: Option<LogId>| log_id.map(|id| id.index);
         RaftStatus {
             raft_id: metrics.id,
             term: metrics.current_term,
@@ -87,13 +92,18 @@ impl Consensus {
             None => Some(NotReady::NoCluster),
             Some(Phase::Serving) if self.may_act().is_some() => None,
             Some(Phase::Fencing) => Some(NotReady::Fenced),
-            Some(Phase::Joining | Phase::Serving)
-                if self.raft.metrics().borrow_watched().current_leader.is_none() =>
-            {
+            Some(Phase::Joining | Phase::Serving) if !self.knows_leader() => {
                 Some(NotReady::NoLeader)
             }
             Some(Phase::Joining) => Some(NotReady::Joining),
             Some(Phase::Serving) => Some(NotReady::Unacknowledged),
         }
+    }
+
+    /// A leader that was left by its quorum is none, and does not always know it.
+    fn knows_leader(&self) -> bool {
+        let metrics = self.raft.metrics();
+        let (own, leader) = (metrics.borrow_watched().id, metrics.borrow_watched().current_leader);
+        leader.is_some_and(|leader| leader != own || self.proposals.is_leading())
     }
 }

@@ -9,6 +9,7 @@ mod bearer;
 mod debts;
 pub mod gate;
 pub mod inbound;
+pub mod listing;
 mod mail;
 pub mod mailbox;
 pub mod outbound;
@@ -29,6 +30,7 @@ use posthorn_core::auth::throttle::Throttled;
 use posthorn_core::connection::{CloseCause, CloseFrame};
 use posthorn_core::event::connection_info::ConnectionInfo;
 use posthorn_core::ids::{ConnectionId, NodeRun};
+use posthorn_core::listing::Page;
 use posthorn_core::message::Message;
 use posthorn_core::outbox::{OutboxLimits, Progress};
 use posthorn_core::placement::{self, Located};
@@ -38,6 +40,7 @@ use crate::consensus::Consensus;
 use crate::exchange::debts::Disconnects;
 use crate::exchange::gate::{Entry, TurnedAway};
 use crate::exchange::inbound::{ConnectAnswer, HandshakeParts, Inbound};
+use crate::exchange::listing::{Listings, Wanted};
 use crate::exchange::mail::{Answered, Mail, Wish, decode_mail, encode_answer, malformed_answer};
 use crate::exchange::mailbox::{Answer, Mailbox, Mailboxes, Post};
 use crate::exchange::outbound::{Outbound, Tell};
@@ -53,6 +56,7 @@ pub struct Gateway {
     outbound: Arc<Outbound>,
     inbound: Inbound,
     disconnects: Arc<Disconnects>,
+    listings: Listings,
     consensus: Consensus,
     stages: RwLock<Arc<Stages>>,
     outbox_limits: OutboxLimits,
@@ -103,6 +107,7 @@ impl Gateway {
                 metrics.clone(),
             )),
             inbound,
+            listings: Listings::new(consensus.clone()),
             consensus,
             stages,
             outbox_limits,
@@ -289,6 +294,16 @@ impl Gateway {
     ) -> Outcome {
         let mail = Mail { connection: id, wish: Wish::Close(frame) };
         self.outbound.ask(mail, scope, deadline).await.map(|_| ())
+    }
+
+    /// Which connections there are, those included whose `$connect` is being answered.
+    pub async fn list(&self, wanted: Wanted, deadline: Instant) -> Result<Page, DeliverError> {
+        self.listings.page(wanted, deadline).await
+    }
+
+    /// None while this node belongs to no cluster.
+    pub fn cluster_id(&self) -> Option<[u8; 16]> {
+        self.consensus.cluster_id()
     }
 
     // ---- for the node ----

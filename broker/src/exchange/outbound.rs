@@ -222,6 +222,7 @@ impl Outbound {
         let reply = Forwarded {
             connection: mail.connection,
             metrics: self.metrics.clone(),
+            started: Instant::now(),
             tell: tell.clone(),
         };
         let peer = Peer { node: owner.node, address };
@@ -312,6 +313,7 @@ impl Outbound {
 struct Forwarded {
     connection: ConnectionId,
     metrics: Arc<Metrics>,
+    started: Instant,
     tell: Arc<Mutex<Option<Tell>>>,
 }
 
@@ -324,7 +326,9 @@ impl PostReply for Forwarded {
             }
             Err(PostError::Unknown) => Err(DeliverError::Unknown),
         };
-        self.metrics.posts.peer.at(label(&answered)).increment(1);
+        let outcome = label(&answered);
+        self.metrics.posts.peer.at(outcome).increment(1);
+        self.metrics.posts.forward_seconds.at(outcome).record(self.started.elapsed());
         if let Some(tell) = self.tell.lock().take() {
             tell(answered);
         }

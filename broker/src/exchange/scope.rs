@@ -28,7 +28,7 @@ impl Scope {
         }
     }
 
-    fn covers_stage(&self, api: &str, stage: &str) -> bool {
+    pub(super) fn covers_stage(&self, api: &str, stage: &str) -> bool {
         match self {
             Scope::Everyone => true,
             Scope::Api(own) => **own == *api,

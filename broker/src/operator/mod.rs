@@ -4,6 +4,7 @@
 //! which it passes on, it answers its own.
 
 mod drain;
+mod measure;
 mod remove;
 mod status;
 mod survey;
@@ -16,7 +17,7 @@ use futures_util::future::BoxFuture;
 use posthorn_core::ids::{ClusterName, NodeId};
 use prost::Message as _;
 
-use crate::consensus::Consensus;
+use crate::consensus::{Consensus, NotReady};
 use crate::exchange::Gateway;
 use crate::fabric::{ControlService, Fabric, PeerIdentity, Refusal, UploadReader};
 
@@ -58,6 +59,11 @@ impl Operator {
     ) -> Arc<Operator> {
         let started_at = Instant::now();
         Arc::new(Operator { cluster, consensus, gateway, fabric, started_at, control })
+    }
+
+    /// None while this node can register connections.
+    pub(crate) fn not_ready(&self) -> Option<NotReady> {
+        self.consensus.not_ready()
     }
 }
 

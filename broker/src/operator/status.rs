@@ -8,7 +8,7 @@ use crate::operator::Operator;
 impl Operator {
     pub(super) fn own_status(&self) -> NodeStatus {
         let raft = self.consensus.raft_status();
-        let not_ready = self.consensus.not_ready();
+        let not_ready = self.not_ready();
         let run = self.consensus.may_act();
         let versions = self.fabric.identity().versions;
         let uptime_ms = self.started_at.elapsed().as_millis();

@@ -13,7 +13,7 @@ use posthorn_proto::v1::{Cluster, NodeState, NodeStatus, RaftMember, Run};
 use prost::Message as _;
 
 use crate::consensus::RaftStatus;
-use crate::fabric::Peer;
+use crate::fabric::{CallError, Peer};
 use crate::operator::{Method, Operator, OperatorError};
 
 /// How long the others have to answer.
@@ -46,7 +46,7 @@ impl Operator {
         let sum = |runs: &[&Known]| runs.iter().map(|known| known.connections).sum();
         let (current, over): (Vec<_>, Vec<_>) = runs.iter().partition(is_current);
         Cluster {
-            cluster_id: self.fabric.cluster_id().map_or_else(String::new, hex),
+            cluster_id: self.consensus.cluster_id().map_or_else(String::new, hex),
             name: self.cluster.to_string(),
             asked_node_id: self.consensus.node().0,
             leader_node_id,
@@ -99,9 +99,9 @@ impl Operator {
     async fn ask(&self, peer: &Peer) -> NodeStatus {
         let method = Method::Status as u8;
         let answer = self.fabric.call(peer, method, Bytes::new(), ANSWER_TIMEOUT).await;
-        let said = answer
-            .map_err(|error| error.to_string())
-            .and_then(|answer| NodeStatus::decode(answer).map_err(|error| error.to_string()));
+        let said = answer.map_err(|error| why(&error)).and_then(|answer| {
+            NodeStatus::decode(answer).map_err(|error| format!("it answers nonsense: {error}"))
+        });
         let (node_id, address) = (peer.node.0, peer.address.to_string());
         match said {
             Ok(status) => NodeStatus { node_id, address, ..status },
@@ -122,6 +122,16 @@ fn addresses_of(raft: &RaftStatus, runs: &[Known]) -> BTreeMap<NodeId, Arc<str>>
     let members = raft.members.iter().map(|member| (member.node, member.fabric_address.clone()));
     let current = runs.iter().filter(|known| known.is_current);
     members.chain(current.map(|known| (known.run.node, known.fabric_address.clone()))).collect()
+}
+
+/// Why a node did not say how it is.
+fn why(error: &CallError) -> String {
+    match error {
+        CallError::Unreachable(error) => format!("it cannot be reached: {error}"),
+        CallError::Unknown(error) => format!("it does not answer: {error}"),
+        CallError::Refused(refusal) => format!("it does not say: {}", refusal.message),
+        CallError::TooLarge(_) => error.to_string(),
+    }
 }
 
 /// Of those who say that they lead, who does so in the latest term.
@@ -156,6 +166,6 @@ fn run_of(known: &Known, nodes: &[NodeStatus]) -> Run {
     }
 }
 
-fn hex(id: crate::fabric::ClusterId) -> String {
+fn hex(id: [u8; 16]) -> String {
     id.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -4,6 +4,7 @@ use metrics::{Counter, Gauge, Histogram};
 
 use crate::telemetry::access_log::AccessLogs;
 use crate::telemetry::apis;
+use crate::telemetry::fabric::FabricMetrics;
 use crate::telemetry::registry::{ByLabel, Registry, label};
 
 /// The handles of all series. The text beside each name is what `/metrics` says of it. And the access
@@ -13,6 +14,7 @@ pub struct Metrics {
     pub integrations: IntegrationMetrics,
     pub posts: PostMetrics,
     pub directory: DirectoryMetrics,
+    pub fabric: FabricMetrics,
     pub access_logs: AccessLogs,
     pub reloads: ReloadMetrics,
 }
@@ -37,6 +39,7 @@ pub struct IntegrationMetrics {
 pub struct PostMetrics {
     pub local: ByLabel<Posted, Counter>,
     pub peer: ByLabel<Posted, Counter>,
+    pub forward_seconds: ByLabel<Posted, Histogram>,
 }
 
 pub struct DirectoryMetrics {
@@ -46,8 +49,13 @@ pub struct DirectoryMetrics {
     pub evictions: Counter,
     pub commit_seconds: Histogram,
     pub update_changes: Histogram,
+    pub debts_oldest_seconds: Gauge,
+    pub lag_entries: Gauge,
     pub applied_index: Gauge,
+    pub log_entries: Gauge,
+    pub snapshot_index: Gauge,
     pub term: Gauge,
+    pub leader_changes: Counter,
     pub is_leader: Gauge,
     pub is_ready: Gauge,
     pub protocol_version: Gauge,
@@ -160,6 +168,7 @@ impl Metrics {
             integrations: IntegrationMetrics::new(registry),
             posts: PostMetrics::new(registry),
             directory: DirectoryMetrics::new(registry),
+            fabric: FabricMetrics::new(registry),
             access_logs: AccessLogs::new(registry),
             reloads: ReloadMetrics::new(registry),
         }
@@ -230,6 +239,11 @@ impl PostMetrics {
                 "outcome",
                 "Posts that this node forwarded to the owner of the connection, by outcome.",
             ),
+            forward_seconds: registry.seconds_by(
+                "posthorn_posts_forward_seconds",
+                "outcome",
+                "From forwarding a post to knowing what it came to, by outcome.",
+            ),
         }
     }
 }
@@ -261,11 +275,30 @@ impl DirectoryMetrics {
                 "posthorn_directory_update_changes",
                 "Opens and closes that one update carried.",
             ),
+            debts_oldest_seconds: registry.gauge(
+                "posthorn_directory_debts_oldest_seconds",
+                "How long this node has known of the dead run whose debts are the oldest.",
+            ),
+            lag_entries: registry.gauge(
+                "posthorn_directory_lag_entries",
+                "Log entries that are known to be committed and that this node's replica has not \
+                 applied.",
+            ),
             applied_index: registry.gauge(
                 "posthorn_raft_applied_index",
                 "The index of the last log entry that this node's replica applied.",
             ),
+            log_entries: registry
+                .gauge("posthorn_raft_log_entries", "Entries in this node's part of the log."),
+            snapshot_index: registry.gauge(
+                "posthorn_raft_snapshot_index",
+                "The index of the last log entry that this node's newest snapshot holds.",
+            ),
             term: registry.gauge("posthorn_raft_term", "The Raft term that this node is in."),
+            leader_changes: registry.counter(
+                "posthorn_raft_leader_changes_total",
+                "Times that this node came to know another leader than before.",
+            ),
             is_leader: registry.gauge("posthorn_raft_is_leader", "1 while this node leads."),
             is_ready: registry.gauge(
                 "posthorn_ready",

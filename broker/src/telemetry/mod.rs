@@ -2,12 +2,14 @@
 
 mod access_log;
 mod apis;
+mod fabric;
 mod log;
 mod metrics;
 mod registry;
 
 pub use access_log::{AccessLog, AccessLogs, Destination};
 pub use apis::{RouteMetrics, StageMetrics};
+pub use fabric::{Direction, FabricMetrics, FabricPurpose};
 pub use log::{LogError, start_log};
 pub use metrics::*;
 pub use registry::{ByLabel, Exporter, Label, Registry, Series};

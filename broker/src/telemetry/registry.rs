@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use metrics::{Counter, Gauge, Histogram, SharedString, Unit};
+use metrics::{Counter, Gauge, Histogram, Unit};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
 /// A closed set of label values. Never an ID, never what a client wrote.
@@ -100,14 +100,43 @@ impl Registry {
         label: &'static str,
         help: &'static str,
     ) -> ByLabel<L, Counter> {
-        let values: Vec<_> = L::ALL.iter().map(|value| value.name()).collect();
         metrics::describe_counter!(name, help);
-        let make = |value: &&'static str| {
-            let labels = [(SharedString::from(label), SharedString::from(*value))];
-            metrics::counter!(name, &labels[..])
-        };
-        let handles = values.iter().map(make).collect();
-        self.describe(name, "counter", Some((label, values)), help);
+        self.by_label(name, "counter", label, help, |labels| metrics::counter!(name, labels))
+    }
+
+    pub fn gauges<L: Label>(
+        &mut self,
+        name: &'static str,
+        label: &'static str,
+        help: &'static str,
+    ) -> ByLabel<L, Gauge> {
+        metrics::describe_gauge!(name, help);
+        self.by_label(name, "gauge", label, help, |labels| metrics::gauge!(name, labels))
+    }
+
+    pub fn seconds_by<L: Label>(
+        &mut self,
+        name: &'static str,
+        label: &'static str,
+        help: &'static str,
+    ) -> ByLabel<L, Histogram> {
+        metrics::describe_histogram!(name, Unit::Seconds, help);
+        self.by_label(name, "histogram", label, help, |labels| metrics::histogram!(name, labels))
+    }
+
+    fn by_label<L: Label, H>(
+        &mut self,
+        name: &'static str,
+        kind: &'static str,
+        label: &'static str,
+        help: &'static str,
+        make: impl Fn(Vec<metrics::Label>) -> H,
+    ) -> ByLabel<L, H> {
+        let values: Vec<_> = L::ALL.iter().map(|value| value.name()).collect();
+        let handles =
+            values.iter().map(|value| make(vec![metrics::Label::from_static_parts(label, value)]));
+        let handles = handles.collect();
+        self.describe(name, kind, Some((label, values)), help);
         ByLabel { handles, label: std::marker::PhantomData }
     }
 
