@@ -11,6 +11,7 @@ mod idle;
 mod latency;
 mod messages;
 mod posts;
+mod recovery;
 mod report;
 mod usage;
 
@@ -44,6 +45,8 @@ enum Scenario {
     Messages,
     /// What an open connection that says nothing costs in memory.
     Idle,
+    /// How long it takes until all is well again after a node was killed.
+    Recovery,
     /// One after the other.
     All,
 }
@@ -74,6 +77,7 @@ async fn main() -> ExitCode {
                 Scenario::Latency,
                 Scenario::Messages,
                 Scenario::Idle,
+                Scenario::Recovery,
             ]
         }
         one => vec![one],
@@ -106,13 +110,14 @@ async fn run_all(scenarios: Vec<Scenario>) -> ExitCode {
 
 /// Each scenario has a new cluster, so that none finds what another left behind.
 async fn run(scenario: Scenario) -> Result<Vec<Figure>, LoadError> {
-    let cluster = Cluster::start(Options::default()).await;
+    let mut cluster = Cluster::start(Options::default()).await;
     match scenario {
         Scenario::Connects => connects::run(&cluster).await,
         Scenario::Posts => posts::run(&cluster).await,
         Scenario::Latency => latency::run(&cluster).await,
         Scenario::Messages => messages::run(&cluster).await,
         Scenario::Idle => idle::run(&cluster).await,
+        Scenario::Recovery => recovery::run(&mut cluster).await,
         Scenario::All => Ok(Vec::new()),
     }
 }

@@ -17,8 +17,8 @@ use crate::config::Config;
 use crate::config::tls::TlsSettings;
 use crate::consensus::{Consensus, Failure, Fence, StartError, Started};
 use crate::edge::{self, Edge};
-use crate::exchange::Gateway;
 use crate::exchange::stage::{Lasting, Stages};
+use crate::exchange::{Gateway, Limits};
 use crate::fabric::{Fabric, FabricError, FabricSettings, ProtocolVersions, TlsFiles};
 use crate::operator::Operator;
 use crate::reload::{Definitions, ListenerTls, Watched};
@@ -123,20 +123,16 @@ impl Node {
         let key_sets = lasting.key_sets();
         let callers = Callers::new(&config.principals, &config.api, key_sets);
         let callers = Arc::new(callers);
-        let outbox_limits = OutboxLimits {
-            bytes_max: config.edge.outbox_bytes_max as usize,
-            messages_max: config.edge.outbox_messages_max as usize,
+        let limits = Limits {
+            outbox: OutboxLimits {
+                bytes_max: config.edge.outbox_bytes_max as usize,
+                messages_max: config.edge.outbox_messages_max as usize,
+            },
+            reply_bytes_max: config.api.payload_bytes_max as usize,
+            disconnect_retry_max: config.cluster.disconnect_retry_max_s.0,
         };
         let consensus = started.consensus.clone();
-        let reply_bytes_max = config.api.payload_bytes_max as usize;
-        let gateway = Gateway::new(
-            consensus,
-            fabric.clone(),
-            stages,
-            outbox_limits,
-            reply_bytes_max,
-            metrics.clone(),
-        );
+        let gateway = Gateway::new(consensus, fabric.clone(), stages, limits, metrics.clone());
         let definitions =
             Definitions::new(&config, gateway.clone(), callers.clone(), lasting, metrics);
         let watched_definitions = Watched::new(Arc::new(definitions));

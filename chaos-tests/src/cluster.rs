@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use http_body_util::{BodyExt as _, Empty};
@@ -17,6 +18,7 @@ use tonic::transport::Channel;
 
 use crate::client::Client;
 use crate::eventually;
+use crate::hosts::{ADMIN_PORT, FABRIC_PORT, Host, Hosts};
 use crate::process::{Launch, Process};
 
 /// The API that clusters serve unless told otherwise: echo by default, and who am I.
@@ -50,6 +52,8 @@ pub struct Cluster {
     nodes: Vec<Option<Process>>,
     options: Options,
     fabric: Vec<SocketAddr>,
+    /// On loopback, if there are none.
+    hosts: Option<Arc<Hosts>>,
     /// Goes last: the nodes' logs are in it.
     folder: TempDir,
 }
@@ -63,7 +67,19 @@ impl Default for Options {
 impl Cluster {
     /// Starts the nodes and waits until every one is ready.
     pub async fn start(options: Options) -> Cluster {
-        let mut cluster = Cluster::prepare(options);
+        Cluster::prepare(options).started().await
+    }
+
+    /// The same, with each node on a host of its own, at the usual ports.
+    pub async fn start_on(hosts: Arc<Hosts>, options: Options) -> Cluster {
+        let index = |id| usize::try_from(id).expect("there are few nodes");
+        let address = |id| SocketAddr::new(hosts.address(Host::Node(index(id))), FABRIC_PORT);
+        let fabric = (0..options.nodes).map(address).collect();
+        Cluster::prepare_at(options, fabric, Some(hosts)).started().await
+    }
+
+    async fn started(self) -> Cluster {
+        let mut cluster = self;
         for index in 0..cluster.nodes.len() {
             cluster.spawn(index).await;
         }
@@ -75,21 +91,19 @@ impl Cluster {
 
     /// Everything but the processes.
     pub fn prepare(options: Options) -> Cluster {
+        let fabric = pick_addresses(options.nodes);
+        Cluster::prepare_at(options, fabric, None)
+    }
+
+    fn prepare_at(options: Options, fabric: Vec<SocketAddr>, hosts: Option<Arc<Hosts>>) -> Cluster {
         let folder = TempDir::with_prefix("posthorn-").expect("a folder can be made");
-        let ip = own_ip();
-        // Nobody else uses the address, so that the port that the system picks stays free.
-        let pick = |_| {
-            let socket = UdpSocket::bind((ip, 0)).expect("a loopback address can be bound");
-            socket.local_addr().expect("a socket has an address")
-        };
-        let fabric = (0..options.nodes).map(pick).collect();
         let name = ClusterName::try_from("test").expect("it is a name");
         let authority = DevAuthority::new(&name).expect("an authority can be made");
         for id in 0..options.nodes {
             authority.write(folder.path(), NodeId(id)).expect("papers can be written");
         }
         let nodes = (0..options.nodes).map(|_| None).collect();
-        let cluster = Cluster { nodes, options, fabric, folder };
+        let cluster = Cluster { nodes, options, fabric, hosts, folder };
         for index in 0..cluster.nodes.len() {
             std::fs::write(cluster.config_path(index), cluster.config(index)).expect("a file");
         }
@@ -116,7 +130,14 @@ impl Cluster {
 
     /// Starts a node's process, for the first time or again on its disk.
     pub async fn spawn(&mut self, index: usize) {
-        self.nodes[index] = Some(Process::start(&self.config_path(index)).await);
+        let namespace = self.hosts.as_ref();
+        let namespace = namespace.map(|hosts| hosts.namespace(Host::Node(index)));
+        self.spawn_with(index, &Launch { namespace, ..Launch::default() }).await;
+    }
+
+    /// The nodes whose processes run.
+    pub fn running(&self) -> Vec<usize> {
+        (0..self.nodes.len()).filter(|index| self.nodes[*index].is_some()).collect()
     }
 
     /// Starts a node's process with more than its configuration.
@@ -190,7 +211,11 @@ impl Cluster {
                key_file: \"{folder}/node-{index}.key\"\n"
         );
         if !self.options.settings.contains("admin:") {
-            let _ = writeln!(text, "admin: {{ listen: \"{ip}:0\" }}");
+            let admin = match self.hosts {
+                Some(_) => format!("{ip}:{ADMIN_PORT}\", insecure: true"),
+                None => format!("{ip}:0\""),
+            };
+            let _ = writeln!(text, "admin: {{ listen: \"{admin} }}");
         }
         let has = |section| self.options.settings.lines().any(|line| line.starts_with(section));
         if !has("api:") {
@@ -213,6 +238,16 @@ pub async fn http_get(url: &str) -> Option<(u16, String)> {
     let status = response.status().as_u16();
     let body = response.into_body().collect().await.ok()?.to_bytes();
     Some((status, String::from_utf8_lossy(&body).into_owned()))
+}
+
+/// Nobody else uses the address, so that the ports that the system picks stay free.
+fn pick_addresses(nodes: u32) -> Vec<SocketAddr> {
+    let ip = own_ip();
+    let pick = |_| {
+        let socket = UdpSocket::bind((ip, 0)).expect("a loopback address can be bound");
+        socket.local_addr().expect("a socket has an address")
+    };
+    (0..nodes).map(pick).collect()
 }
 
 /// A loopback address that no other cluster of this or another test uses.

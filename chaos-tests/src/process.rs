@@ -28,6 +28,8 @@ pub fn binary() -> PathBuf {
 pub struct Launch {
     pub arguments: Vec<String>,
     pub environment: Vec<(String, String)>,
+    /// The network namespace that it runs in. Ours, if there is none.
+    pub namespace: Option<String>,
 }
 
 /// A running `posthorn serve`. Dropping it kills it.
@@ -128,7 +130,16 @@ impl Drop for Process {
 fn spawn(config: &Path, launch: &Launch) -> (Child, PathBuf) {
     let log = config.with_extension("log");
     let file = std::fs::File::options().create(true).append(true).open(&log);
-    let child = Command::new(binary())
+    let mut command = match &launch.namespace {
+        // It becomes the node, so that what is done to the process is done to the node.
+        Some(namespace) => {
+            let mut command = Command::new("nsenter");
+            command.arg(format!("--net=/run/netns/{namespace}")).arg(binary());
+            command
+        }
+        None => Command::new(binary()),
+    };
+    let child = command
         .arg("serve")
         .arg("--config")
         .arg(config)

@@ -42,7 +42,7 @@ pub(super) async fn serve(path: &Path, versions: ProtocolVersions, end_with_stdi
         eprintln!("posthorn: {}: {error}", path.display());
         return Exit::Usage;
     }
-    match run(config, versions, end_with_stdin).await {
+    match Box::pin(run(config, versions, end_with_stdin)).await {
         Ok(()) => Exit::Success,
         Err(error) => {
             eprintln!("posthorn: {error}");

@@ -233,8 +233,8 @@ impl Config {
         if ids.len() != initial_voters.len() {
             return Err(("cluster.initial_voters", "names each node once".to_owned()));
         }
-        if election_timeout_ms.0 < heartbeat_ms.0 * 3 {
-            let rule = "is at least 3 times cluster.heartbeat_ms";
+        if election_timeout_ms.0 < heartbeat_ms.0 * 5 {
+            let rule = "is at least 5 times cluster.heartbeat_ms";
             return Err(("cluster.election_timeout_ms", rule.to_owned()));
         }
         if lease_ms.0 < beat_ms.0 * 3 {

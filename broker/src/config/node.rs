@@ -38,7 +38,8 @@ pub struct ClusterSettings {
     /// Between two heartbeats of the Raft leader.
     #[serde(default = "defaults::heartbeat_ms")]
     pub heartbeat_ms: Millis,
-    /// How long a voter hears nothing before it stands for election; up to twice that, by chance.
+    /// How long a voter hears nothing before it stands for election; up to a fifth more, by chance. At
+    /// least 5 times the heartbeat.
     #[serde(default = "defaults::election_timeout_ms")]
     pub election_timeout_ms: Millis,
     /// Between two beats of a run to the leader.
@@ -51,6 +52,10 @@ pub struct ClusterSettings {
     /// The cluster is safe while no node's clock runs faster than another's by more than that.
     #[serde(default = "defaults::patience_ms")]
     pub patience_ms: Millis,
+    /// How long a `$disconnect` that is not answered is tried again. Then it is given up, which is
+    /// counted and logged.
+    #[serde(default = "defaults::disconnect_retry_max_s")]
+    pub disconnect_retry_max_s: Seconds,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -259,14 +264,14 @@ impl Default for LogSettings {
 }
 
 mod defaults {
-    use super::{Millis, SocketAddr};
+    use super::{Millis, Seconds, SocketAddr};
 
     pub(super) fn heartbeat_ms() -> Millis {
-        Millis::new(100)
+        Millis::new(50)
     }
 
     pub(super) fn election_timeout_ms() -> Millis {
-        Millis::new(500)
+        Millis::new(400)
     }
 
     pub(super) fn beat_ms() -> Millis {
@@ -279,6 +284,10 @@ mod defaults {
 
     pub(super) fn patience_ms() -> Millis {
         Millis::new(5000)
+    }
+
+    pub(super) fn disconnect_retry_max_s() -> Seconds {
+        Seconds::new(600)
     }
 
     pub(super) fn fabric_listen() -> SocketAddr {

@@ -76,8 +76,22 @@ impl Leadership {
             match term {
                 Some(term) if self.begin_term(term).await => self.evict_silent(&metrics).await,
                 Some(_) => (),
-                None => *self.leading.lock() = None,
+                None => self.end_term(),
             }
+        }
+    }
+
+    /// Forgets who was heard, once another may have led. As long as our term is not over, nobody else
+    /// has heard beats, and a quorum that is late for a moment must not make the dead look alive.
+    fn end_term(&self) {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let mut leading = self.leading.lock();
+        let is_ours = |leading: &Leading| {
+            metrics.current_leader == Some(metrics.id) && leading.term == metrics.current_term
+        };
+        if !leading.as_ref().is_some_and(is_ours) {
+            *leading = None;
         }
     }
 

@@ -156,7 +156,7 @@ impl Consensus {
         let leadership = Leadership::new(
             raft.clone(),
             replica.clone(),
-            settings.election_timeout_ms.0,
+            vote_lease(settings),
             settings.patience_ms.0,
         );
         let proposals = Proposals::new(raft.clone(), fabric.clone(), leadership.clone());
@@ -318,14 +318,25 @@ fn open(
     Ok((store, machine))
 }
 
+/// How long a voter that has heard a leader votes for no other: openraft takes its longest election
+/// timeout for that.
+fn vote_lease(settings: &ClusterSettings) -> Duration {
+    settings.election_timeout_ms.0 * 3 / 5
+}
+
 fn raft_config(settings: &ClusterSettings) -> Result<RaftConfig, openraft::ConfigError> {
     let millis = |duration: Duration| duration.as_millis() as u64;
+    let vote_lease = millis(vote_lease(settings));
     let election_timeout = millis(settings.election_timeout_ms.0);
     let config = RaftConfig {
         cluster_name: settings.name.to_string(),
         heartbeat_interval: millis(settings.heartbeat_ms.0),
-        election_timeout_min: election_timeout,
-        election_timeout_max: election_timeout * 2,
+        // A voter stands for election after the lease and a time between these two: so after the
+        // timeout that was set, and up to a fifth more.
+        election_timeout_min: election_timeout - vote_lease,
+        election_timeout_max: vote_lease,
+        // A leader that hears nobody falls silent, so that those who hear it can elect another.
+        quorum_loss_probe_interval: Some(election_timeout * 2),
         // Otherwise a node that was cut off comes back with a larger term and unseats the leader.
         enable_pre_vote: Some(true),
         snapshot_policy: SnapshotPolicy::LogsSinceLast(ENTRIES_BETWEEN_SNAPSHOTS),

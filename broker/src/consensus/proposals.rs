@@ -2,6 +2,7 @@
 //!
 //! One attempt each. Who asks decides whether to ask again.
 
+use std::future::Future;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -53,6 +54,46 @@ impl Proposals {
         command: Command,
         timeout: Duration,
     ) -> Result<Applied, AskError> {
+        self.unless_deposed(self.propose_to_leader(command, timeout)).await
+    }
+
+    /// An index of the log: who has applied it has seen all that was committed before the call.
+    pub(super) async fn read_index(&self, timeout: Duration) -> Result<u64, AskError> {
+        self.unless_deposed(self.ask_leader_for_index(timeout)).await
+    }
+
+    /// Gives a question up once another leads than when it was asked: who was deposed may never answer,
+    /// and who asks again need not wait until that shows.
+    async fn unless_deposed<T>(
+        &self,
+        asked: impl Future<Output = Result<T, AskError>>,
+    ) -> Result<T, AskError> {
+        let mut metrics = self.raft.server_metrics();
+        let followed = metrics.borrow_watched().vote.leader_id;
+        let deposed = async {
+            loop {
+                if metrics.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+                let now = metrics.borrow_watched();
+                if now.current_leader.is_some() && now.vote.leader_id != followed {
+                    return;
+                }
+            }
+        };
+        tokio::select! {
+            // What was answered counts, whoever leads by now.
+            biased;
+            answer = asked => answer,
+            () = deposed => Err(AskError::Unknown("another leads by now".to_owned())),
+        }
+    }
+
+    async fn propose_to_leader(
+        &self,
+        command: Command,
+        timeout: Duration,
+    ) -> Result<Applied, AskError> {
         match self.leader()? {
             Leader::Here => {
                 match tokio::time::timeout(timeout, commit(&self.raft, command.into())).await {
@@ -68,8 +109,7 @@ impl Proposals {
         }
     }
 
-    /// An index of the log: who has applied it has seen all that was committed before the call.
-    pub(super) async fn read_index(&self, timeout: Duration) -> Result<u64, AskError> {
+    async fn ask_leader_for_index(&self, timeout: Duration) -> Result<u64, AskError> {
         match self.leader()? {
             Leader::Here => match tokio::time::timeout(timeout, read_index(&self.raft)).await {
                 Ok(result) => result,

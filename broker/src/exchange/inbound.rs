@@ -26,7 +26,7 @@ use crate::clock::epoch_ms;
 use crate::config::api::BinaryMessages;
 use crate::consensus::Consensus;
 use crate::exchange::account::Account;
-use crate::exchange::mailbox::Mailbox;
+use crate::exchange::mailbox::{CallUnderWay, Mailbox};
 use crate::exchange::stage::{Route, Stage, Stages};
 use crate::exchange::throttles::Limiter;
 use crate::integration::{Answer, CallError};
@@ -220,6 +220,8 @@ impl Inbound {
                 key: key.to_owned(),
                 route: route.clone(),
                 mailbox: mailbox.clone(),
+                origin: mailbox.next_origin(),
+                _under_way: mailbox.begin_call(),
                 request: request(),
                 message,
                 reply_bytes_max: self.reply_bytes_max,
@@ -274,6 +276,9 @@ struct Dispatched {
     key: String,
     route: Route,
     mailbox: Arc<Mailbox>,
+    origin: Origin,
+    /// `$disconnect` waits for it.
+    _under_way: CallUnderWay,
     request: Request,
     message: Message,
     reply_bytes_max: usize,
@@ -281,7 +286,8 @@ struct Dispatched {
 
 impl Dispatched {
     async fn run(self) {
-        let Dispatched { stage, key, route, mailbox, request, message, reply_bytes_max } = &self;
+        let Dispatched { stage, key, route, mailbox, request, message, reply_bytes_max, .. } =
+            &self;
         let event = Event::Message(MessageEvent {
             info: &mailbox.info,
             request: *request,
@@ -289,7 +295,7 @@ impl Dispatched {
             message_id: MessageId::from_random(random(), mailbox.info.connection),
             message,
             stage_variables: &stage.variables,
-            origin: Some(mailbox.next_origin()),
+            origin: Some(self.origin),
         });
         let mut account = Account::of(stage, &event);
         let failed = match account.call(route, &event).await {
@@ -473,7 +479,7 @@ pub(super) fn trace_id() -> String {
 }
 
 /// Names in logs, which need not be unguessable: without random bits, they are zeros.
-fn random<const N: usize>() -> [u8; N] {
+pub(super) fn random<const N: usize>() -> [u8; N] {
     let mut bits = [0; N];
     let _ = getrandom::fill(&mut bits);
     bits

@@ -54,6 +54,15 @@ pub struct Mailbox {
     /// Locked for moments only, never across a wait.
     state: Mutex<State>,
     waker: AtomicWaker,
+    /// Messages of the client that its backend is being told of.
+    calls: AtomicU32,
+    /// Who waits until there is none.
+    quiet: AtomicWaker,
+}
+
+/// A message of the client that its backend is being told of, until it is dropped.
+pub(super) struct CallUnderWay {
+    mailbox: Arc<Mailbox>,
 }
 
 #[derive(Default)]
@@ -96,7 +105,27 @@ impl Mailbox {
             throttled: AtomicU32::new(0),
             state: Mutex::default(),
             waker: AtomicWaker::new(),
+            calls: AtomicU32::new(0),
+            quiet: AtomicWaker::new(),
         }
+    }
+
+    pub(super) fn begin_call(self: &Arc<Mailbox>) -> CallUnderWay {
+        self.calls.fetch_add(1, Ordering::AcqRel);
+        CallUnderWay { mailbox: self.clone() }
+    }
+
+    /// Returns once the backend is told of no message any more. Only one may wait, and no call may
+    /// begin meanwhile.
+    pub(super) async fn quiet(&self) {
+        std::future::poll_fn(|context| {
+            self.quiet.register(context.waker());
+            match self.calls.load(Ordering::Acquire) {
+                0 => Poll::Ready(()),
+                _ => Poll::Pending,
+            }
+        })
+        .await;
     }
 
     /// Puts a message in. The answer comes at once unless its sender wants to wait for more.
@@ -258,6 +287,13 @@ impl Mailbox {
         for (answer, unfinished) in unfinished {
             answer(Err(unfinished.into()));
         }
+    }
+}
+
+impl Drop for CallUnderWay {
+    fn drop(&mut self) {
+        self.mailbox.calls.fetch_sub(1, Ordering::AcqRel);
+        self.mailbox.quiet.wake();
     }
 }
 

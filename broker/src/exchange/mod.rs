@@ -22,7 +22,7 @@ mod throttles;
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::RwLock;
@@ -63,6 +63,17 @@ pub struct Gateway {
     metrics: Arc<Metrics>,
 }
 
+/// What is enough.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Of each connection.
+    pub outbox: OutboxLimits,
+    /// A larger answer to a message is not sent: the client is told of an error.
+    pub reply_bytes_max: usize,
+    /// How long a `$disconnect` that is not answered is repeated.
+    pub disconnect_retry_max: Duration,
+}
+
 /// Whether a handshake may go on.
 pub enum Admission {
     Admitted(Admitted),
@@ -90,13 +101,13 @@ impl Gateway {
         consensus: Consensus,
         fabric: Fabric,
         stages: Stages,
-        outbox_limits: OutboxLimits,
-        reply_bytes_max: usize,
+        limits: Limits,
         metrics: Arc<Metrics>,
     ) -> Arc<Gateway> {
         let mailboxes = Arc::new(Mailboxes::default());
         let outbound = Outbound::new(mailboxes.clone(), consensus.clone(), fabric, metrics.clone());
         let stages = RwLock::new(Arc::new(stages));
+        let Limits { outbox: outbox_limits, reply_bytes_max, disconnect_retry_max } = limits;
         let inbound = Inbound::new(consensus.clone(), reply_bytes_max);
         Arc::new(Gateway {
             mailboxes,
@@ -104,6 +115,7 @@ impl Gateway {
             disconnects: Arc::new(Disconnects::new(
                 consensus.clone(),
                 inbound.clone(),
+                disconnect_retry_max,
                 metrics.clone(),
             )),
             inbound,
@@ -201,13 +213,10 @@ impl Gateway {
 
     /// A connection of ours is over: owes it its `$disconnect`, if a cause is given, and then takes
     /// it out of the directory.
-    pub fn retire(&self, mailbox: &Mailbox, disconnect: Option<CloseCause>) {
+    pub fn retire(&self, mailbox: &Arc<Mailbox>, disconnect: Option<CloseCause>) {
         self.mailboxes.remove(mailbox.info.connection);
         match disconnect {
-            Some(cause) => {
-                let (info, origin) = (mailbox.info.clone(), mailbox.next_origin());
-                self.disconnects.clone().begin(self.stages(), info, origin, cause);
-            }
+            Some(cause) => self.disconnects.clone().begin(self.stages(), mailbox.clone(), cause),
             None => self.consensus.registrar().close(mailbox.owner, mailbox.info.connection),
         }
     }

@@ -46,6 +46,7 @@ pub struct DirectoryMetrics {
     pub entries: Gauge,
     pub debts: Gauge,
     pub debts_settled: Counter,
+    pub disconnects_given_up: Counter,
     pub evictions: Counter,
     pub commit_seconds: Histogram,
     pub update_changes: Histogram,
@@ -262,6 +263,10 @@ impl DirectoryMetrics {
             debts_settled: registry.counter(
                 "posthorn_debts_settled_total",
                 "Debts that this node settled by calling $disconnect.",
+            ),
+            disconnects_given_up: registry.counter(
+                "posthorn_disconnects_given_up_total",
+                "$disconnect calls that were not answered for too long to be tried again.",
             ),
             evictions: registry.counter(
                 "posthorn_evictions_total",

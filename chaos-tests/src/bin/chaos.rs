@@ -1,0 +1,84 @@
+//! Faults on real processes, row by row, or by chance for as long as one likes.
+//!
+//! ```console
+//! $ cargo run -p posthorn-chaos --bin chaos                 # all rows
+//! $ cargo run -p posthorn-chaos --bin chaos -- kill-leader loss
+//! $ cargo run -p posthorn-chaos --bin chaos -- soak 1800    # so many seconds
+//! $ cargo run -p posthorn-chaos --bin chaos -- soak 1800 42 # the schedule of a seed
+//! ```
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use posthorn_chaos::hosts::Hosts;
+use posthorn_chaos::load::Plan;
+use posthorn_chaos::rows::Row;
+use posthorn_chaos::schedule::Schedule;
+use posthorn_chaos::world::World;
+
+const PLAN: Plan = Plan {
+    clients_per_node: 20,
+    post_interval: Duration::from_millis(5),
+    stay: Some(Duration::from_secs(20)),
+};
+
+fn main() -> ExitCode {
+    let arguments: Vec<_> = std::env::args().skip(1).collect();
+    let Some(hosts) = Hosts::build(3) else { return ExitCode::FAILURE };
+    let hosts = Arc::new(hosts);
+    let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+    match &*arguments {
+        ["soak", seconds] => soak(&hosts, seconds, &std::process::id().to_string()),
+        ["soak", seconds, seed] => soak(&hosts, seconds, seed),
+        [] => rows(&hosts, Row::ALL.to_vec()),
+        names => {
+            let named = |name: &&str| Row::ALL.iter().find(|row| row.name() == *name).copied();
+            let Some(asked) = names.iter().map(named).collect::<Option<Vec<_>>>() else {
+                let names: Vec<_> = Row::ALL.iter().map(|row| row.name()).collect();
+                eprintln!("chaos: the rows are {}", names.join(", "));
+                return ExitCode::from(2);
+            };
+            rows(&hosts, asked)
+        }
+    }
+}
+
+fn rows(hosts: &Arc<Hosts>, rows: Vec<Row>) -> ExitCode {
+    hosts.run_outside(async || {
+        let mut world = World::start(hosts.clone(), 3, &PLAN).await;
+        for row in rows {
+            let figures = row.run(&mut world).await;
+            let figures: Vec<_> = figures
+                .iter()
+                .map(|(what, took)| format!("{what} {} ms", took.as_millis()))
+                .collect();
+            println!("{:18} {}", row.name(), figures.join(", "));
+        }
+        world.finish("rows").await;
+    });
+    ExitCode::SUCCESS
+}
+
+/// Faults that overlap, then peace, again and again.
+fn soak(hosts: &Arc<Hosts>, seconds: &str, seed: &str) -> ExitCode {
+    let (Ok(seconds), Ok(seed)) = (seconds.parse(), seed.parse()) else {
+        eprintln!("chaos: soak SECONDS [SEED]");
+        return ExitCode::from(2);
+    };
+    println!("seed {seed}");
+    hosts.run_outside(async || {
+        let mut world = World::start(hosts.clone(), 3, &PLAN).await;
+        let mut schedule = Schedule::new(seed, 3);
+        let (began, time) = (Instant::now(), Duration::from_secs(seconds));
+        while began.elapsed() < time {
+            let storm = schedule.next_storm();
+            println!("{:6} s {storm:?}", began.elapsed().as_secs());
+            world.weather(&storm).await;
+            world.peace().await;
+            world.judge(&format!("seed-{seed}"), posthorn_chaos::oracle::End::Midway);
+        }
+        world.finish(&format!("seed-{seed}")).await;
+    });
+    ExitCode::SUCCESS
+}

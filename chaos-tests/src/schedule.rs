@@ -1,0 +1,104 @@
+//! Faults by chance: the same for the same seed.
+
+use std::time::Duration;
+
+use crate::hosts::{Cut, Host, Traffic};
+use crate::world::Fault;
+
+/// Faults that overlap: each begins and ends at a time from the storm's beginning on.
+pub type Storm = Vec<(Duration, Duration, Fault)>;
+
+pub struct Schedule {
+    state: u64,
+    nodes: usize,
+}
+
+impl Schedule {
+    pub fn new(seed: u64, nodes: usize) -> Schedule {
+        Schedule { state: seed, nodes }
+    }
+
+    /// One to three faults of two to twelve seconds.
+    pub fn next_storm(&mut self) -> Storm {
+        let count = 1 + self.below(3);
+        let mut killed_or_paused = Vec::new();
+        let mut has_cut = false;
+        let mut storm = Vec::new();
+        for _ in 0..count {
+            let fault = self.fault();
+            // What is dead cannot be paused, and all cuts heal together.
+            let is_possible = match &fault {
+                Fault::Kill(nodes) => nodes.iter().all(|node| !killed_or_paused.contains(node)),
+                Fault::Pause(node) => !killed_or_paused.contains(node),
+                Fault::Cut(_) | Fault::Loss(_) | Fault::Mtu(_) => !has_cut,
+                Fault::Unplug(_) => true,
+            };
+            if !is_possible {
+                continue;
+            }
+            match &fault {
+                Fault::Kill(nodes) => killed_or_paused.extend(nodes),
+                Fault::Pause(node) => killed_or_paused.push(*node),
+                Fault::Cut(_) | Fault::Loss(_) | Fault::Mtu(_) => has_cut = true,
+                Fault::Unplug(_) => (),
+            }
+            let begins = Duration::from_millis(self.below(4000));
+            let lasts = Duration::from_millis(2000 + self.below(10_000));
+            storm.push((begins, begins + lasts, fault));
+        }
+        storm
+    }
+
+    fn fault(&mut self) -> Fault {
+        let node = self.node();
+        let other = (node + 1 + self.below(self.nodes as u64 - 1) as usize) % self.nodes;
+        let (here, there) = (Host::Node(node), Host::Node(other));
+        let others = (0..self.nodes).filter(|other| *other != node).map(Host::Node);
+        match self.below(12) {
+            0 | 1 => Fault::Kill(vec![node]),
+            2 => Fault::Kill(vec![node, other]),
+            3 | 4 => Fault::Pause(node),
+            5 => Fault::Cut(Cut::between(here, there, Traffic::All).to_vec()),
+            6 => Fault::Cut(vec![Cut { from: here, to: there, traffic: Traffic::All }]),
+            7 => {
+                let around = others.flat_map(|other| Cut::between(here, other, Traffic::Fabric));
+                Fault::Cut(around.collect())
+            }
+            8 => {
+                let heard = others.map(|from| Cut { from, to: here, traffic: Traffic::All });
+                Fault::Cut(heard.collect())
+            }
+            9 => Fault::Cut(Cut::between(Host::Outside, here, Traffic::Doors).to_vec()),
+            10 => Fault::Loss(10 + self.below(30) as u8),
+            _ => Fault::Unplug(node),
+        }
+    }
+
+    fn node(&mut self) -> usize {
+        self.below(self.nodes as u64) as usize
+    }
+
+    /// `SplitMix64` (Steele, Lea, Flood: Fast splittable pseudorandom number generators).
+    fn below(&mut self, bound: u64) -> u64 {
+        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let word = self.state;
+        let word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (word ^ (word >> 31)) % bound
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seed_tells_the_same_story_each_time() {
+        let story = |seed| {
+            let mut schedule = Schedule::new(seed, 3);
+            std::iter::repeat_with(|| schedule.next_storm()).take(20).collect::<Vec<_>>()
+        };
+        assert_eq!(story(7), story(7));
+        assert_ne!(story(7), story(8));
+    }
+}
