@@ -3,6 +3,8 @@
 //! The rooms, in floor order: a room names only rooms above it in this list, and `node` names all.
 
 pub mod clock;
+pub mod draining;
+
 pub mod config;
 pub mod telemetry;
 pub mod tls;

@@ -1,10 +1,12 @@
 //! One node: builds the rooms bottom-up, and takes them down top-down.
 
+mod drain;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use posthorn_core::connection::{CloseCause, CloseFrame};
+use posthorn_core::connection::CloseCause;
 use posthorn_core::outbox::OutboxLimits;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
@@ -16,6 +18,7 @@ use crate::api::{self, Api, Callers, admin};
 use crate::config::Config;
 use crate::config::tls::TlsSettings;
 use crate::consensus::{Consensus, Failure, Fence, StartError, Started};
+use crate::draining::Draining;
 use crate::edge::{self, Edge};
 use crate::exchange::stage::{Lasting, Stages};
 use crate::exchange::{Gateway, Limits};
@@ -25,14 +28,10 @@ use crate::reload::{Definitions, ListenerTls, Watched};
 use crate::telemetry::{Exporter, Metrics, Registry};
 use crate::tls::{ServerTls, TlsError};
 
-/// Beside what each connection may take to close.
-const CLOSE_GRACE: Duration = Duration::from_secs(2);
-/// How long clients may take to close when the node can go on no longer.
-const FAILURE_GRACE: Duration = Duration::from_secs(2);
-/// How long `$disconnect` calls may take when the node is asked to end. What is left is a debt.
-const DISCONNECT_GRACE: Duration = Duration::from_secs(10);
 /// How long calls of the API may take to end.
 const API_GRACE: Duration = Duration::from_secs(5);
+/// How long a node that has left still answers the others, until all of them have heard of it.
+const LINGER: Duration = Duration::from_millis(300);
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// A node whose doors are open and who has not yet asked anybody anything.
@@ -170,19 +169,19 @@ impl Node {
         self.listening
     }
 
-    /// Serves until `stop` is cancelled, then ends in order. `hangups` changes with each SIGHUP.
-    pub async fn run(
-        self,
-        stop: CancellationToken,
-        hangups: watch::Receiver<()>,
-    ) -> Result<(), NodeError> {
+    /// To have the node end in order.
+    pub fn draining(&self) -> &Draining {
+        self.gateway.draining()
+    }
+
+    /// Serves until the node is to be drained, then ends in order. `hangups` changes with each SIGHUP.
+    pub async fn run(self, hangups: watch::Receiver<()>) -> Result<(), NodeError> {
         let Node { config, listeners, exporter, fabric, gateway, started, listening, .. } = self;
         info!(node = %config.node.id, ?listening, "started");
         let Listeners { edge: edge_listener, api: api_listener, admin: admin_listener } = listeners;
-        let (background, clients, doors) =
+        let (background, clients, calls) =
             (TaskTracker::new(), TaskTracker::new(), TaskTracker::new());
-        let (accepting, serving, all) =
-            (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
+        let (serving, all) = (CancellationToken::new(), CancellationToken::new());
 
         let operator = Operator::new(
             config.cluster.name.clone(),
@@ -204,37 +203,44 @@ impl Node {
         let outcomes = gateway.metrics().reloads.definitions.clone();
         spawn(&background, &all, self.watched_definitions.keep_fresh(hangups, outcomes));
         let edge = Edge::new(&config.edge, self.edge_tls, gateway.clone());
-        doors.spawn(edge.serve(edge_listener, clients.clone(), accepting.clone()));
+        background.spawn(edge.serve(edge_listener, clients.clone(), serving.clone()));
         let (callers, admin) = (self.callers, config.admin.clone());
         let api =
             Api::new(&config.api, self.api_tls, gateway.clone(), callers.clone(), operator.clone());
-        doors.spawn(api.serve(api_listener, cancelled(&serving)));
+        calls.spawn(api.serve(api_listener, cancelled(&serving)));
         let stop_admin = cancelled(&all);
-        doors.spawn(admin::serve(admin_listener, admin, operator, exporter, callers, stop_admin));
+        background.spawn(admin::serve(
+            admin_listener,
+            admin,
+            operator,
+            exporter,
+            callers,
+            stop_admin,
+        ));
 
+        let drain = drain::Shell::new(&config, &gateway, &consensus);
         let failed = tokio::select! {
-            () = stop.cancelled() => None,
+            () = drain.run() => None,
             failure = failure_of(&mut failure) => Some(failure),
         };
-        accepting.cancel();
-        if failed.is_none() {
-            close_clients(&gateway, config.edge.close_timeout_ms.0 + CLOSE_GRACE).await;
-            settle_disconnects(&gateway, &consensus).await;
-        } else {
+        if failed.is_some() {
             // Others settle what is owed once this run has left.
-            close_clients(&gateway, FAILURE_GRACE).await;
+            drain.close_all().await;
         }
         serving.cancel();
+        calls.close();
+        if tokio::time::timeout(API_GRACE, calls.wait()).await.is_err() {
+            warn!(left = calls.len(), "calls under way were cut off");
+        }
         consensus.leave().await;
+        if failed.is_none() && consensus.has_peers() {
+            tokio::time::sleep(LINGER).await;
+        }
+        consensus.shut_down().await;
         all.cancel();
-        doors.close();
         background.close();
-        let ended = async {
-            doors.wait().await;
-            background.wait().await;
-        };
-        if tokio::time::timeout(API_GRACE, ended).await.is_err() {
-            warn!("calls under way were cut off");
+        if tokio::time::timeout(API_GRACE, background.wait()).await.is_err() {
+            warn!(left = background.len(), "tasks were cut off");
         }
         fabric.close().await;
         gateway.flush_access_logs().await;
@@ -302,31 +308,6 @@ async fn answer_fences(mut fences: mpsc::Receiver<Fence>, gateway: Arc<Gateway>)
         info!(%run, closed, "ended what the run owned");
         // Nobody waits where the node is being taken down.
         let _ = done.send(());
-    }
-}
-
-async fn close_clients(gateway: &Gateway, timeout: Duration) {
-    let reason = "Service restart".into();
-    gateway.close_all(&CloseCause::Drained(CloseFrame { code: 1012, reason }));
-    let closed = async {
-        while gateway.connections() > 0 {
-            tokio::time::sleep(LOOK_INTERVAL).await;
-        }
-    };
-    if tokio::time::timeout(timeout, closed).await.is_err() {
-        warn!(left = gateway.connections(), "clients did not close in time");
-    }
-}
-
-/// Lets the calls of `$disconnect` end, and the directory hear of them.
-async fn settle_disconnects(gateway: &Gateway, consensus: &Consensus) {
-    let settled = async {
-        while gateway.disconnects_under_way() > 0 || consensus.registrar().backlog() > 0 {
-            tokio::time::sleep(LOOK_INTERVAL).await;
-        }
-    };
-    if tokio::time::timeout(DISCONNECT_GRACE, settled).await.is_err() {
-        warn!(left = gateway.disconnects_under_way(), "$disconnect calls are left to other nodes");
     }
 }
 

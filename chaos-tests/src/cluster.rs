@@ -221,6 +221,9 @@ impl Cluster {
         if !has("api:") {
             let _ = writeln!(text, "api: {{ listen: \"{ip}:0\", insecure: true }}");
         }
+        if !has("drain:") {
+            let _ = writeln!(text, "drain: {{ grace_s: 0, window_s: 1 }}");
+        }
         if !has("edge:") {
             let _ = writeln!(text, "edge: {{ listen: \"{ip}:0\" }}");
         }

@@ -128,6 +128,10 @@ async fn garbage_at_every_port_hurts_nobody() {
     assert_alive(&cluster).await;
 }
 
+/// 41 characters of three bytes, and one.
+const LONG_REASON: &str =
+    "window_s: 1, close_reason: \"€€€€€€€€€€€€€€€€€€€€€€€€€€€€€€€€€€€€€€€€€x\"";
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_configuration_is_refused_in_one_line_that_names_the_place() {
     let cluster = Cluster::prepare(Options { nodes: 1, ..Options::default() });
@@ -147,6 +151,8 @@ async fn a_wrong_configuration_is_refused_in_one_line_that_names_the_place() {
         ("cluster:", "cluster: [", ""),
         ("name: test", "name: test\n  lease_ms: 100", "cluster.lease_ms: is at least"),
         ("initial_voters:", "initial_voters: []\n  x:", ""),
+        ("window_s: 1", "window_s: 1, close_code: 1005", "drain.close_code"),
+        ("window_s: 1", LONG_REASON, "drain.close_reason"),
         ("apis:", "domain_names: { 'a b': { api_mappings: [] } }\napis:", "domain_names.a b"),
         (
             "apis:",

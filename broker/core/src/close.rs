@@ -6,8 +6,18 @@ use std::sync::Arc;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CloseFrame {
     pub code: u16,
-    /// At most 123 bytes.
+    /// At most [`CloseFrame::REASON_BYTES_MAX`].
     pub reason: Arc<str>,
+}
+
+impl CloseFrame {
+    /// RFC 6455 section 5.5: a control frame has 125 bytes, of which the code takes 2.
+    pub const REASON_BYTES_MAX: usize = 123;
+
+    /// Whether a server may send that code (RFC 6455 section 7.4, and what was registered since).
+    pub fn is_code_for_servers(code: u16) -> bool {
+        matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
+    }
 }
 
 /// Why a connection ended. The whole table of causes: there is no "other".

@@ -9,6 +9,7 @@ pub mod auth;
 pub mod close;
 pub mod connection;
 pub mod directory;
+pub mod drain;
 pub mod event;
 pub mod frames;
 pub mod ids;

@@ -10,6 +10,8 @@
 //!                    all is ended
 //! ```
 //!
+//! From every state, `leave` goes to Left, which is the last.
+//!
 //! * An incarnation is on disk before it is used: no two lives of a process are one run.
 //! * A run serves only while an acknowledged beat says so. That it has joined is not enough: the
 //!   join may have been committed long before its answer came.
@@ -48,6 +50,7 @@ enum State {
     Proving { run: NodeRun, beat_at: BootTime },
     Serving { run: NodeRun, beat_at: BootTime, lease: Lease },
     Fencing { run: NodeRun },
+    Left,
 }
 
 /// Where a process is on its way to act as a run.
@@ -58,6 +61,8 @@ pub enum Phase {
     Serving,
     /// What the last run owned is being ended.
     Fencing,
+    /// The process takes its leave.
+    Left,
 }
 
 /// What the shell is to do next.
@@ -135,7 +140,8 @@ impl Tenure {
             | State::Joining { .. }
             | State::Proving { .. }
             | State::Serving { .. }
-            | State::Fencing { .. } => (),
+            | State::Fencing { .. }
+            | State::Left => (),
         }
     }
 
@@ -151,7 +157,8 @@ impl Tenure {
             | State::Joining { .. }
             | State::Proving { .. }
             | State::Serving { .. }
-            | State::Fencing { .. } => (),
+            | State::Fencing { .. }
+            | State::Left => (),
         }
     }
 
@@ -160,6 +167,12 @@ impl Tenure {
         if let State::Fencing { run } = self.state {
             self.persist(run.incarnation + 1);
         }
+    }
+
+    /// The process takes its leave: no run begins any more, and none shows signs of life.
+    pub fn leave(&mut self) {
+        self.state = State::Left;
+        self.actions.clear();
     }
 
     pub fn handle_timeout(&mut self, now: BootTime) {
@@ -173,7 +186,8 @@ impl Tenure {
             | State::Proving { .. }
             | State::Joining { .. }
             | State::Persisting { .. }
-            | State::Fencing { .. } => (),
+            | State::Fencing { .. }
+            | State::Left => (),
         }
     }
 
@@ -182,7 +196,7 @@ impl Tenure {
             State::Serving { beat_at, lease, .. } => Some(beat_at.min(lease.ends_at())),
             State::Proving { beat_at, .. } => Some(beat_at),
             State::Joining { attempt_at, .. } => Some(attempt_at),
-            State::Persisting { .. } | State::Fencing { .. } => None,
+            State::Persisting { .. } | State::Fencing { .. } | State::Left => None,
         }
     }
 
@@ -197,7 +211,8 @@ impl Tenure {
             State::Persisting { .. }
             | State::Joining { .. }
             | State::Proving { .. }
-            | State::Fencing { .. } => None,
+            | State::Fencing { .. }
+            | State::Left => None,
         }
     }
 
@@ -208,6 +223,7 @@ impl Tenure {
             }
             State::Serving { .. } => Phase::Serving,
             State::Fencing { .. } => Phase::Fencing,
+            State::Left => Phase::Left,
         }
     }
 
@@ -247,6 +263,20 @@ mod tests {
         beat_interval: Duration::from_secs(1),
         join_interval: Duration::from_secs(2),
     };
+
+    #[test]
+    fn who_has_left_begins_nothing_any_more() {
+        let mut tenure = Tenure::new(NodeId(0), Some(6), TIMING);
+        tenure.on_persisted(at(0));
+        tenure.on_join(at(0), run(7), Applied::Joined);
+        tenure.on_acknowledged(run(7), at(0));
+        tenure.leave();
+        tenure.on_fenced(run(7));
+        tenure.on_ended();
+        tenure.handle_timeout(at(100));
+        assert_eq!((drain(&mut tenure), tenure.poll_timeout()), (Vec::new(), None));
+        assert_eq!(tenure.serving(), None);
+    }
 
     #[test]
     fn a_run_serves_from_its_first_acknowledged_beat_on() {

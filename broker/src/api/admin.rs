@@ -53,8 +53,8 @@ async fn metrics(State(admin): State<Admin>, headers: HeaderMap) -> Response {
     ([(header::CONTENT_TYPE, content_type)], admin.exporter.render()).into_response()
 }
 
-/// Ready is who is part of a quorum and can register connections. Liveness must not ask that: a
-/// partition would have every node restarted.
+/// Ready is who is part of a quorum, can register connections and means to stay. Liveness must not ask
+/// that: a partition would have every node restarted.
 async fn readyz(State(admin): State<Admin>) -> Response {
     match admin.operator.not_ready() {
         None => "ready\n".into_response(),

@@ -31,8 +31,6 @@ use crate::exchange::mailbox::Post;
 use crate::exchange::scope::Scope;
 
 pub(super) const IDEMPOTENCY_KEY_BYTES_MAX: usize = 128;
-/// RFC 6455 section 5.5: a control frame has 125 bytes, of which the code takes 2.
-const CLOSE_REASON_BYTES_MAX: usize = 123;
 /// No caller may occupy us longer than this.
 const TIMEOUT_MAX: Duration = Duration::from_secs(60);
 /// How long a stream may leave its answers unread before it is given up.
@@ -170,10 +168,19 @@ struct Posts {
 impl Posts {
     /// Takes posts in their order until the caller ends the stream or goes away.
     async fn run(self, mut requests: Streaming<PostToConnectionsRequest>) {
+        let mut leaving = std::pin::pin!(self.gateway.draining().leaving());
         while let Ok(Ok(place)) =
             tokio::time::timeout(UNREAD_MAX, self.answers.clone().reserve_owned()).await
         {
-            let PostToConnectionsRequest { sequence, post } = match requests.message().await {
+            let request = tokio::select! {
+                request = requests.message() => request,
+                // What was taken is answered; what was not, is another node's to take.
+                () = &mut leaving => {
+                    drop(place.send(Err(Told::draining().into())));
+                    return;
+                }
+            };
+            let PostToConnectionsRequest { sequence, post } = match request {
                 Ok(Some(request)) => request,
                 Ok(None) => return,
                 Err(status) => {
@@ -250,10 +257,14 @@ fn id_of(text: &str) -> Result<ConnectionId, BadRequest> {
 fn close_frame_of(code: u32, reason: &str) -> Result<CloseFrame, BadRequest> {
     let code = match code {
         0 => 1000,
-        1000..=1003 | 1007..=1014 | 3000..=4999 => code as u16,
-        _ => return Err(BadRequest::Invalid("close_code: no server may send that code")),
+        code => match u16::try_from(code) {
+            Ok(code) if CloseFrame::is_code_for_servers(code) => code,
+            Ok(_) | Err(_) => {
+                return Err(BadRequest::Invalid("close_code: no server may send that code"));
+            }
+        },
     };
-    if reason.len() > CLOSE_REASON_BYTES_MAX {
+    if reason.len() > CloseFrame::REASON_BYTES_MAX {
         return Err(BadRequest::Invalid("close_reason: it has at most 123 bytes"));
     }
     Ok(CloseFrame { code, reason: reason.into() })

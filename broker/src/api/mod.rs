@@ -109,9 +109,9 @@ fn path_of<S: NamedService>(_service: &S) -> String {
 
 /// Tells the health service what the node knows of itself. Ends never.
 async fn report_health(reporter: HealthReporter, gateway: Arc<Gateway>) {
-    let mut ready = gateway.watch_ready();
-    loop {
-        let status = match *ready.borrow_and_update() {
+    let reporter = &reporter;
+    let tell = |is_ready| async move {
+        let status = match is_ready {
             true => ServingStatus::Serving,
             false => ServingStatus::NotServing,
         };
@@ -119,8 +119,6 @@ async fn report_health(reporter: HealthReporter, gateway: Arc<Gateway>) {
         for service in SERVICES {
             reporter.set_service_status(service, status).await;
         }
-        if ready.changed().await.is_err() {
-            std::future::pending::<()>().await;
-        }
-    }
+    };
+    gateway.on_readiness(tell).await;
 }

@@ -37,6 +37,14 @@ pub(super) struct Told {
     pub(super) retry_after: Option<Duration>,
 }
 
+impl Told {
+    /// The node answers no calls any more.
+    pub(super) fn draining() -> Told {
+        let message = "this node is being shut down".to_owned();
+        Told { code: Code::Unavailable, reason: "DRAINING", message, retry_after: None }
+    }
+}
+
 impl From<DeliverError> for Told {
     fn from(error: DeliverError) -> Told {
         let (code, reason) = match error {
@@ -96,6 +104,8 @@ impl From<OperatorError> for Told {
         let (code, reason) = match error {
             OperatorError::NotOffered => (Code::Unimplemented, "NOT_OFFERED"),
             OperatorError::UnknownNode(_) => (Code::NotFound, "UNKNOWN_NODE"),
+            OperatorError::Unreachable(..) => (Code::Unavailable, "NODE_UNREACHABLE"),
+            OperatorError::Unknown(..) => (Code::DeadlineExceeded, "OUTCOME_UNKNOWN"),
         };
         Told { code, reason, message: error.to_string(), retry_after: None }
     }

@@ -3,7 +3,9 @@
 use std::fmt::Write as _;
 
 use posthorn_proto::v1::admin_service_client::AdminServiceClient;
-use posthorn_proto::v1::{Cluster, GetClusterRequest, NodeState, NodeStatus, RaftMember, Run};
+use posthorn_proto::v1::{
+    Cluster, Drain, DrainPhase, GetClusterRequest, NodeState, NodeStatus, RaftMember, Run,
+};
 use serde_json::{Value, json};
 
 use crate::cli::Exit;
@@ -105,10 +107,30 @@ fn node_json(node: &NodeStatus) -> Value {
             "protocol_version_min": node.protocol_version_min,
             "protocol_version_max": node.protocol_version_max,
             "uptime_ms": node.uptime_ms,
+            "drain": node.drain.as_ref().map(drain_json),
         });
         status.extend(known.as_object().cloned().unwrap_or_default());
     }
     status
+}
+
+pub(super) fn drain_json(drain: &Drain) -> Value {
+    let phase = phase_of(drain.phase());
+    let Drain { phase: _, connections_left, disconnects_left, ends_within_ms } = drain;
+    json!({
+        "phase": phase, "connections_left": connections_left, "disconnects_left": disconnects_left,
+        "ends_within_ms": ends_within_ms,
+    })
+}
+
+pub(super) fn phase_of(phase: DrainPhase) -> &'static str {
+    match phase {
+        DrainPhase::Unspecified => "unknown",
+        DrainPhase::Announced => "announced",
+        DrainPhase::Closing => "closing",
+        DrainPhase::Settling => "settling",
+        DrainPhase::Leaving => "leaving",
+    }
 }
 
 // ---- for people ----

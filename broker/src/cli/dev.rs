@@ -160,6 +160,7 @@ impl Plan {
              edge: {{ listen: \"{edge}\", insecure: true }}\n\
              api: {{ listen: \"{api}\", insecure: true }}\n\
              admin: {{ listen: \"{admin}\", insecure: true }}\n\
+             drain: {{ grace_s: 0, window_s: 1, disconnect_timeout_s: 5 }}\n\
              log: {{ filter: \"warn,openraft=off\" }}\n{}",
             dev_api(arguments.backend.as_ref())
         );

@@ -170,7 +170,7 @@ pub fn run() -> ExitCode {
         match arguments.command {
             Command::Serve { config, end_with_stdin, protocol_versions } => {
                 let versions = protocol_versions.unwrap_or(PROTOCOL_VERSIONS);
-                serve::serve(&config, versions, end_with_stdin).await
+                Box::pin(serve::serve(&config, versions, end_with_stdin)).await
             }
             Command::Check { config } => serve::check(&config),
             Command::Dev(arguments) => dev::dev(&arguments).await,

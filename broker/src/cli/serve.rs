@@ -5,11 +5,11 @@ use std::path::Path;
 use tokio::io::AsyncReadExt as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::cli::Exit;
 use crate::config::Config;
+use crate::draining::Draining;
 use crate::fabric::ProtocolVersions;
 use crate::node::{Node, NodeError};
 use crate::telemetry::start_log;
@@ -69,9 +69,8 @@ async fn run(
         "listening edge={} api={} admin={} fabric={}",
         listening.edge, listening.api, listening.admin, listening.fabric
     );
-    let stop = CancellationToken::new();
-    tokio::spawn(watch_signals(stop.clone(), end_with_stdin));
-    node.run(stop, hangups).await
+    tokio::spawn(watch_signals(node.draining().clone(), end_with_stdin));
+    node.run(hangups).await
 }
 
 /// SIGHUP asks for files to be read anew.
@@ -89,7 +88,7 @@ fn watch_hangups() -> watch::Receiver<()> {
 }
 
 /// The first signal asks for an orderly end, the second for one at once.
-async fn watch_signals(stop: CancellationToken, end_with_stdin: bool) {
+async fn watch_signals(draining: Draining, end_with_stdin: bool) {
     let (Ok(mut interrupt), Ok(mut terminate)) =
         (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
     else {
@@ -107,7 +106,7 @@ async fn watch_signals(stop: CancellationToken, end_with_stdin: bool) {
         _ = terminate.recv() => info!("asked to end: ending in order"),
         () = parent => {
             info!("the parent process has ended: ending in order");
-            stop.cancel();
+            draining.begin();
             // Ctrl-C reaches parent and child alike: its signal may come after the parent's end,
             // and is no second request.
             tokio::select! {
@@ -116,7 +115,7 @@ async fn watch_signals(stop: CancellationToken, end_with_stdin: bool) {
             }
         }
     }
-    stop.cancel();
+    draining.begin();
     tokio::select! {
         _ = interrupt.recv() => (),
         _ = terminate.recv() => (),

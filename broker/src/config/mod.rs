@@ -10,6 +10,7 @@
 pub mod api;
 pub mod aws;
 mod domain;
+pub mod drain;
 pub mod jwt;
 pub mod node;
 mod place;
@@ -35,6 +36,7 @@ use serde::Deserialize;
 use crate::config::api::{Api, Surroundings, WrittenApi};
 use crate::config::aws::{AwsSettings, WrittenAws};
 use crate::config::domain::WrittenDomainName;
+use crate::config::drain::DrainSettings;
 use crate::config::node::{
     AdminSettings, ApiSettings, ClusterSettings, EdgeSettings, FabricSettings, LogSettings,
     NodeSettings,
@@ -58,6 +60,7 @@ pub struct Config {
     pub edge: EdgeSettings,
     pub api: ApiSettings,
     pub admin: AdminSettings,
+    pub drain: DrainSettings,
     pub log: LogSettings,
     pub aws: Arc<AwsSettings>,
     pub principals: Arc<PrincipalSettings>,
@@ -81,6 +84,8 @@ struct Written {
     api: ApiSettings,
     #[serde(default)]
     admin: AdminSettings,
+    #[serde(default)]
+    drain: DrainSettings,
     #[serde(default)]
     log: LogSettings,
     #[serde(default)]
@@ -143,6 +148,7 @@ impl Config {
             edge,
             api,
             admin,
+            drain,
             log,
             path: _,
             files: _,
@@ -161,6 +167,7 @@ impl Config {
             ("edge", *edge == other.edge),
             ("api", *api == other.api),
             ("admin", *admin == other.admin),
+            ("drain", *drain == other.drain),
             ("log", *log == other.log),
         ];
         sections.iter().filter(|(_, is_same)| !is_same).map(|(name, _)| *name).collect()
@@ -190,7 +197,8 @@ impl Config {
         let usage_plans =
             usage::believe(&written.api_keys, &written.usage_plans, is_stage, &secrets)
                 .map_err(|fault| ConfigError::of_section(path, fault))?;
-        let Written { node, cluster, fabric, mut edge, mut api, admin, log, aws, .. } = written;
+        let Written { node, cluster, fabric, mut edge, mut api, admin, drain, log, aws, .. } =
+            written;
         edge.tls = edge.tls.map(|tls| tls.found_from(folder));
         api.tls = api.tls.map(|tls| tls.found_from(folder));
         let aws = aws
@@ -209,6 +217,7 @@ impl Config {
             edge,
             api,
             admin,
+            drain,
             log,
             aws,
             principals: Arc::new(principals),

@@ -15,6 +15,10 @@ pub struct Millis(pub Duration);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Seconds(pub Duration);
 
+/// A duration written as a whole number of seconds, 0 included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pause(pub Duration);
+
 /// A limit, or the word `none`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limit<T>(pub Option<T>);
@@ -28,6 +32,18 @@ impl Millis {
 impl Seconds {
     pub const fn new(seconds: u64) -> Seconds {
         Seconds(Duration::from_secs(seconds))
+    }
+}
+
+impl Pause {
+    pub const fn new(seconds: u64) -> Pause {
+        Pause(Duration::from_secs(seconds))
+    }
+}
+
+impl<'de> Deserialize<'de> for Pause {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Pause, D::Error> {
+        u64::deserialize(deserializer).map(Pause::new)
     }
 }
 

@@ -3,8 +3,11 @@
 //! * Nobody is told "over" before this replica has applied all that earlier leaders committed.
 //! * No beat is acknowledged unless a quorum has lately followed us: a leader that was deposed
 //!   without knowing it must not extend a lease that its successor does not know of.
+//! * For the same reason none is acknowledged from the moment on that we hand leadership over: a
+//!   successor may be elected sooner than our own silence would allow.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use openraft::async_runtime::{Instant as _, WatchReceiver as _};
@@ -17,7 +20,7 @@ use tracing::{info, warn};
 use crate::clock::boot_now;
 use crate::consensus::machine::Replica;
 use crate::consensus::proposals::{commit, read_index};
-use crate::consensus::types::Raft;
+use crate::consensus::types::{LogId, Raft, RaftId, RaftMetrics};
 use crate::telemetry::Metrics;
 
 /// Between two looks at who leads and who is silent.
@@ -35,6 +38,18 @@ pub(super) struct Leadership {
     patience: Duration,
     /// While we lead, and our replica has all that earlier leaders committed.
     leading: Arc<Mutex<Option<Leading>>>,
+    /// The last term that we led and handed over. Written under the lock of `leading`.
+    handed_over: Arc<AtomicU64>,
+}
+
+/// A voter that may lead in our stead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Successor {
+    raft_id: RaftId,
+    /// How much of our log it has.
+    matching: Option<u64>,
+    /// Since its last word.
+    silence: Option<Duration>,
 }
 
 struct Leading {
@@ -50,7 +65,8 @@ impl Leadership {
         quorum_silence_max: Duration,
         patience: Duration,
     ) -> Leadership {
-        Leadership { raft, replica, quorum_silence_max, patience, leading: Arc::default() }
+        let (leading, handed_over) = (Arc::default(), Arc::default());
+        Leadership { raft, replica, quorum_silence_max, patience, leading, handed_over }
     }
 
     /// A run says that it lives. Answers whether it is current; None if that is not ours to say.
@@ -95,11 +111,61 @@ impl Leadership {
         }
     }
 
+    /// Has another voter lead whenever we do, for ever.
+    pub(super) async fn hand_over_always(&self) {
+        loop {
+            if let Some(successor) = self.successor() {
+                self.hand_over(successor).await;
+            }
+            tokio::time::sleep(LOOK_INTERVAL).await;
+        }
+    }
+
+    async fn hand_over(&self, successor: RaftId) {
+        let term = {
+            let mut leading = self.leading.lock();
+            let Some(term) = self.leads_since_term() else { return };
+            *leading = None;
+            self.handed_over.store(term, Ordering::SeqCst);
+            term
+        };
+        let began = std::time::Instant::now();
+        if let Err(error) = self.raft.trigger().transfer_leader(successor).await {
+            warn!(%error, "cannot hand leadership over");
+            return;
+        }
+        let has_begun = |metrics: &RaftMetrics| {
+            metrics.current_term > term && metrics.current_leader.is_some_and(|id| id != metrics.id)
+        };
+        // Where the successor does not stand, another does, after the usual time.
+        let waited = self.raft.wait(Some(self.quorum_silence_max * 4));
+        match waited.metrics(has_begun, "another leads").await {
+            Ok(_) => info!(took_ms = began.elapsed().as_millis() as u64, "handed leadership over"),
+            Err(error) => warn!(%error, "nobody has taken leadership over yet"),
+        }
+    }
+
+    /// Who is to lead in our stead, if we lead.
+    fn successor(&self) -> Option<RaftId> {
+        self.leads_since_term()?;
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let (heard, matching) = (metrics.heartbeat.as_ref()?, metrics.replication.as_ref()?);
+        let voters = metrics.membership_config.voter_ids().filter(|id| *id != metrics.id);
+        let successors = voters.map(|raft_id| Successor {
+            raft_id,
+            matching: matching.get(&raft_id).and_then(|log| log.as_ref().map(LogId::index)),
+            silence: heard.get(&raft_id).copied().flatten().map(|at| at.into_inner().elapsed()),
+        });
+        best_of(successors, self.quorum_silence_max)
+    }
+
     /// The term that we lead, if a quorum has followed us lately.
     pub(super) fn leads_since_term(&self) -> Option<u64> {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
-        if metrics.current_leader != Some(metrics.id) {
+        let is_ours = metrics.current_leader == Some(metrics.id);
+        if !is_ours || metrics.current_term == self.handed_over.load(Ordering::SeqCst) {
             return None;
         }
         // Who votes alone is a quorum, and has nobody whose word could be noted.
@@ -157,5 +223,32 @@ impl Leadership {
             }
         });
         leading.detector.silent(now).collect()
+    }
+}
+
+/// The one that has most of the log, among those that were heard lately.
+fn best_of(successors: impl Iterator<Item = Successor>, silence_max: Duration) -> Option<RaftId> {
+    let is_heard = |one: &Successor| one.silence.is_some_and(|silence| silence <= silence_max);
+    let best = successors.filter(is_heard).max_by_key(|one| (one.matching, one.raft_id));
+    best.map(|one| one.raft_id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_most_of_the_log_and_was_heard_lately_is_to_lead() {
+        let voter = |raft_id, matching, silence| Successor {
+            raft_id,
+            matching,
+            silence: Some(Duration::from_millis(silence)),
+        };
+        let silence_max = Duration::from_millis(500);
+        let voters = [voter(1, Some(7), 10), voter(2, Some(9), 400), voter(3, Some(10), 501)];
+        assert_eq!(best_of(voters.into_iter(), silence_max), Some(2));
+        assert_eq!(best_of([voter(1, None, 10)].into_iter(), silence_max), Some(1));
+        let never_heard = Successor { silence: None, ..voter(1, Some(7), 0) };
+        assert_eq!(best_of([never_heard].into_iter(), silence_max), None);
     }
 }

@@ -37,7 +37,7 @@ use posthorn_core::tenure::{Tenure, Timing};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 pub use barrier::NoQuorum;
 use bootstrap::Bootstrap;
@@ -69,7 +69,9 @@ const ENTRIES_BETWEEN_SNAPSHOTS: u64 = 5_000;
 const ENTRIES_KEPT: u64 = 1_000;
 /// Entries that one message carries: small enough to be sent between two heartbeats.
 const ENTRIES_A_MESSAGE: u64 = 64;
-const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long the cluster may take to hear that a run is over.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(3);
+const LEAVE_PAUSE: Duration = Duration::from_millis(50);
 
 /// A cheap handle to this node's part in the directory.
 #[derive(Clone)]
@@ -226,6 +228,12 @@ impl Consensus {
         self.standing.may_act()
     }
 
+    /// The run of which this node knows every connection: what has no mailbox here is over, for it
+    /// and all runs of this node before.
+    pub fn known_run(&self) -> Option<NodeRun> {
+        self.may_act().or_else(|| self.standing.left())
+    }
+
     /// True while this node is part of a quorum and can register connections.
     pub fn watch_ready(&self) -> watch::Receiver<bool> {
         self.standing.watch_ready()
@@ -236,15 +244,40 @@ impl Consensus {
         self.barrier.wait().await
     }
 
-    /// Ends this run in the directory, and raft on this node. What it still owned is left to others.
+    /// Has another voter lead whenever this node does, for ever.
+    pub async fn lead_no_longer(&self) {
+        self.proposals.lead_no_longer().await;
+    }
+
+    /// Ends this run in the directory. What it still owned is left to others.
     pub async fn leave(&self) {
-        if let Some(run) = self.may_act() {
-            let left = self.proposals.propose(Command::Evict { run }, LEAVE_TIMEOUT).await;
-            match left {
-                Ok(_) => info!(%run, "left"),
-                Err(error) => info!(%run, %error, "left without a word"),
+        // Where nobody listens, no run was ever begun.
+        let _ = self.words.send(Word::Leaving).await;
+        let Some(run) = self.may_act() else { return };
+        let left = async {
+            loop {
+                match self.proposals.propose(Command::Evict { run }, LEAVE_TIMEOUT).await {
+                    Ok(_) => return,
+                    Err(error) => info!(%run, %error, "waiting to leave"),
+                }
+                tokio::time::sleep(LEAVE_PAUSE).await;
             }
+        };
+        match tokio::time::timeout(LEAVE_TIMEOUT, left).await {
+            Ok(()) => info!(%run, "left"),
+            Err(_) => warn!(%run, "left without a word"),
         }
+        self.standing.leave(run);
+    }
+
+    /// Whether runs of other nodes know of this one.
+    pub fn has_peers(&self) -> bool {
+        let is_other = |run: NodeRun| run.node != self.node;
+        self.replica.read(|directory| directory.current_runs().any(|(run, _)| is_other(run)))
+    }
+
+    /// Ends raft on this node.
+    pub async fn shut_down(&self) {
         if let Err(error) = self.raft.shutdown().await {
             error!(%error, "raft did not end cleanly");
         }

@@ -143,6 +143,11 @@ impl Proposals {
         self.fabric.cluster_id()
     }
 
+    /// Has another voter lead whenever this node does, for ever.
+    pub(super) async fn lead_no_longer(&self) {
+        self.leadership.hand_over_always().await;
+    }
+
     /// Whether this node leads, and a quorum has followed it lately.
     pub(super) fn is_leading(&self) -> bool {
         self.leadership.leads_since_term().is_some()

@@ -31,6 +31,8 @@ pub(super) struct Standing {
     incarnation: AtomicU64,
     /// By the boot clock, in microseconds. 0 while we do not serve.
     lease_ends_at: AtomicU64,
+    /// The incarnation that has left the directory. 0 before that.
+    left: AtomicU64,
     ready: watch::Sender<bool>,
     /// None until the node belongs to a cluster.
     phase: Mutex<Option<Phase>>,
@@ -61,6 +63,7 @@ pub(super) enum Word {
     Acknowledged(NodeRun, BootTime),
     Fenced(NodeRun),
     Ended,
+    Leaving,
 }
 
 impl Standing {
@@ -69,6 +72,7 @@ impl Standing {
             node,
             incarnation: AtomicU64::new(0),
             lease_ends_at: AtomicU64::new(0),
+            left: AtomicU64::new(0),
             ready: watch::Sender::new(false),
             phase: Mutex::new(None),
         }
@@ -82,6 +86,20 @@ impl Standing {
         }
         let incarnation = self.incarnation.load(Ordering::SeqCst) as u32;
         Some(NodeRun { node: self.node, incarnation })
+    }
+
+    /// The run that has left.
+    pub(super) fn left(&self) -> Option<NodeRun> {
+        match self.left.load(Ordering::SeqCst) {
+            0 => None,
+            incarnation => Some(NodeRun { node: self.node, incarnation: incarnation as u32 }),
+        }
+    }
+
+    /// From here on the run is over, and all that it owned.
+    pub(super) fn leave(&self, run: NodeRun) {
+        self.left.store(run.incarnation.into(), Ordering::SeqCst);
+        self.end();
     }
 
     pub(super) fn watch_ready(&self) -> watch::Receiver<bool> {
@@ -148,6 +166,7 @@ impl RunHolder {
             Word::Acknowledged(run, sent_at) => self.tenure.on_acknowledged(run, sent_at),
             Word::Fenced(run) => self.tenure.on_fenced(run),
             Word::Ended => self.tenure.on_ended(),
+            Word::Leaving => self.tenure.leave(),
         }
     }
 

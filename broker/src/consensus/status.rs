@@ -50,6 +50,8 @@ pub enum NotReady {
     Unacknowledged,
     #[error("it has lost its lease or was evicted, and ends what its run owned")]
     Fenced,
+    #[error("it is being drained")]
+    Draining,
 }
 
 impl Consensus {
@@ -92,6 +94,7 @@ impl Consensus {
             None => Some(NotReady::NoCluster),
             Some(Phase::Serving) if self.may_act().is_some() => None,
             Some(Phase::Fencing) => Some(NotReady::Fenced),
+            Some(Phase::Left) => Some(NotReady::Draining),
             Some(Phase::Joining | Phase::Serving) if !self.knows_leader() => {
                 Some(NotReady::NoLeader)
             }

@@ -29,6 +29,7 @@ openraft::declare_raft_types!(
 pub type RaftId = u64;
 /// The handle to a running raft node.
 pub type Raft = openraft::Raft<TypeConfig, Machine>;
+pub type RaftMetrics = openraft::RaftMetrics<TypeConfig>;
 pub type RaftEntry = openraft::alias::EntryOf<TypeConfig>;
 #[cfg(test)]
 pub type RaftPayload = openraft::alias::PayloadOf<TypeConfig>;

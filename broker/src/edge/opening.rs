@@ -154,6 +154,10 @@ fn admit(
         Admission::UnknownStage => {
             return Err((Refused::UnknownStage, Reply::message(403, "Forbidden")));
         }
+        Admission::Draining => {
+            let reply = Reply::message(503, "Service Unavailable").with("Retry-After", "1");
+            return Err((Refused::Draining, reply));
+        }
         Admission::NotReady => {
             let reply = Reply::message(503, "Service Unavailable").with("Retry-After", "1");
             return Err((Refused::NotReady, reply));

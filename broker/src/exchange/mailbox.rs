@@ -374,6 +374,14 @@ impl Mailboxes {
         bytes
     }
 
+    /// Of every mailbox there is now, in an order that says nothing.
+    pub fn ids(&self) -> Vec<ConnectionId> {
+        self.shards
+            .iter()
+            .flat_map(|shard| shard.read().keys().copied().collect::<Vec<_>>())
+            .collect()
+    }
+
     /// Every mailbox there is now, a shard at a time.
     pub fn for_each(&self, mut visit: impl FnMut(&Arc<Mailbox>)) {
         for shard in &self.shards {

@@ -28,15 +28,16 @@ use bytes::Bytes;
 use parking_lot::RwLock;
 use posthorn_core::auth::throttle::Throttled;
 use posthorn_core::connection::{CloseCause, CloseFrame};
+use posthorn_core::drain::Phase;
 use posthorn_core::event::connection_info::ConnectionInfo;
 use posthorn_core::ids::{ConnectionId, NodeRun};
 use posthorn_core::listing::Page;
 use posthorn_core::message::Message;
 use posthorn_core::outbox::{OutboxLimits, Progress};
 use posthorn_core::placement::{self, Located};
-use tokio::sync::watch;
 
 use crate::consensus::Consensus;
+use crate::draining::Draining;
 use crate::exchange::debts::Disconnects;
 use crate::exchange::gate::{Entry, TurnedAway};
 use crate::exchange::inbound::{ConnectAnswer, HandshakeParts, Inbound};
@@ -58,6 +59,7 @@ pub struct Gateway {
     disconnects: Arc<Disconnects>,
     listings: Listings,
     consensus: Consensus,
+    draining: Draining,
     stages: RwLock<Arc<Stages>>,
     outbox_limits: OutboxLimits,
     metrics: Arc<Metrics>,
@@ -80,6 +82,8 @@ pub enum Admission {
     UnknownStage,
     /// This node cannot register connections just now.
     NotReady,
+    /// This node lets nobody in any more.
+    Draining,
 }
 
 /// A handshake that may go on.
@@ -121,6 +125,7 @@ impl Gateway {
             inbound,
             listings: Listings::new(consensus.clone()),
             consensus,
+            draining: Draining::default(),
             stages,
             outbox_limits,
             metrics,
@@ -138,9 +143,23 @@ impl Gateway {
         let _ = tokio::task::spawn_blocking(move || metrics.access_logs.flush()).await;
     }
 
-    /// True while this node is part of a quorum and can register connections.
-    pub fn watch_ready(&self) -> watch::Receiver<bool> {
-        self.consensus.watch_ready()
+    /// Tells, now and at each change, whether clients should come to this node. Ends never.
+    pub async fn on_readiness<F: Future<Output = ()>>(&self, mut tell: impl FnMut(bool) -> F) {
+        let (mut ready, mut draining) = (self.consensus.watch_ready(), self.draining.watch());
+        loop {
+            let is_ready = *ready.borrow_and_update() && draining.borrow_and_update().is_none();
+            tell(is_ready).await;
+            // Neither ends before we do.
+            tokio::select! {
+                _ = ready.changed() => (),
+                _ = draining.changed() => (),
+            }
+        }
+    }
+
+    /// The drain of this node, begun or not.
+    pub fn draining(&self) -> &Draining {
+        &self.draining
     }
 
     pub fn stages(&self) -> Arc<Stages> {
@@ -155,6 +174,9 @@ impl Gateway {
         let Some((stage, "" | "/")) = stages.resolve(host, path) else {
             return Admission::UnknownStage;
         };
+        if self.draining.phase() >= Some(Phase::Closing) {
+            return Admission::Draining;
+        }
         match self.consensus.may_act() {
             Some(owner) => Admission::Admitted(Admitted { stage: stage.clone(), owner }),
             None => Admission::NotReady,
@@ -328,6 +350,16 @@ impl Gateway {
             // Who is being closed already is closed.
             let _ = mailbox.close(cause.clone());
         });
+    }
+
+    /// Of all connections of this node, in an order that says nothing.
+    pub fn connection_ids(&self) -> Vec<ConnectionId> {
+        self.mailboxes.ids()
+    }
+
+    /// Wishes one connection of this node closed. False if it is over or being closed already.
+    pub fn close_here(&self, id: ConnectionId, cause: CloseCause) -> bool {
+        self.mailboxes.get(id).is_some_and(|mailbox| mailbox.close(cause).is_ok())
     }
 
     /// How many connections this node has, those that are being opened and closed included.

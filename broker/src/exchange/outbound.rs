@@ -202,7 +202,7 @@ impl Outbound {
         match self.mailboxes.get(parcel.mail.connection) {
             Some(mailbox) if mailbox.owner == owner => self.deliver(&mailbox, parcel),
             Some(_) => (parcel.tell)(Err(DeliverError::Gone)),
-            None => match self.consensus.may_act() {
+            None => match self.consensus.known_run() {
                 // What our mailboxes do not have is over, for this run and all before it.
                 Some(run) if run.node == owner.node && owner.incarnation <= run.incarnation => {
                     self.tell_gone(parcel);

@@ -27,6 +27,7 @@ use crate::fabric::{ControlService, Fabric, PeerIdentity, Refusal, UploadReader}
 #[repr(u8)]
 enum Method {
     Status = 64,
+    Drain = 65,
 }
 
 /// Answers operators, and what other nodes ask on their behalf.
@@ -47,6 +48,12 @@ pub(crate) enum OperatorError {
     NotOffered,
     #[error("there is no node {0}")]
     UnknownNode(NodeId),
+    /// Certainly not done.
+    #[error("node {0} cannot be reached: {1}")]
+    Unreachable(NodeId, String),
+    /// Perhaps done.
+    #[error("node {0} did not answer: {1}")]
+    Unknown(NodeId, String),
 }
 
 impl Operator {
@@ -61,9 +68,10 @@ impl Operator {
         Arc::new(Operator { cluster, consensus, gateway, fabric, started_at, control })
     }
 
-    /// None while this node can register connections.
+    /// None while this node can register connections, and means to stay.
     pub(crate) fn not_ready(&self) -> Option<NotReady> {
-        self.consensus.not_ready()
+        let draining = self.gateway.draining().phase().map(|_| NotReady::Draining);
+        draining.or_else(|| self.consensus.not_ready())
     }
 }
 
@@ -77,6 +85,10 @@ impl ControlService for Operator {
         match Method::of(method) {
             Some(Method::Status) => {
                 Box::pin(async { Ok(self.own_status().encode_to_vec().into()) })
+            }
+            Some(Method::Drain) => {
+                self.gateway.draining().begin();
+                Box::pin(async { Ok(Bytes::new()) })
             }
             None => self.control.call(from, method, request),
         }
@@ -95,6 +107,6 @@ impl ControlService for Operator {
 
 impl Method {
     fn of(number: u8) -> Option<Method> {
-        [Method::Status].into_iter().find(|method| *method as u8 == number)
+        [Method::Status, Method::Drain].into_iter().find(|method| *method as u8 == number)
     }
 }

@@ -1,8 +1,12 @@
 //! What this node says of itself.
 
-use posthorn_proto::v1::{NodeState, NodeStatus};
+use std::time::Instant;
+
+use posthorn_core::drain::Phase;
+use posthorn_proto::v1::{Drain, DrainPhase, NodeState, NodeStatus};
 
 use crate::consensus::NotReady;
+use crate::draining::Progress;
 use crate::operator::Operator;
 
 impl Operator {
@@ -37,16 +41,34 @@ impl Operator {
             protocol_version_min: versions.min,
             protocol_version_max: versions.max,
             uptime_ms: u64::try_from(uptime_ms).unwrap_or(u64::MAX),
+            drain: self.gateway.draining().progress().map(drain_of),
         }
     }
 }
 
 fn state_of(not_ready: Option<NotReady>) -> NodeState {
     match not_ready {
-        None => NodeState::Serving,
         Some(NotReady::Fenced) => NodeState::Fenced,
+        Some(NotReady::Draining) => NodeState::Draining,
+        None => NodeState::Serving,
         Some(
             NotReady::NoCluster | NotReady::NoLeader | NotReady::Joining | NotReady::Unacknowledged,
         ) => NodeState::Joining,
+    }
+}
+
+fn drain_of(progress: Progress) -> Drain {
+    let Progress { phase, left, ends_by } = progress;
+    let phase = match phase {
+        Phase::Announced => DrainPhase::Announced,
+        Phase::Closing => DrainPhase::Closing,
+        Phase::Settling => DrainPhase::Settling,
+        Phase::Leaving => DrainPhase::Leaving,
+    };
+    Drain {
+        phase: phase.into(),
+        connections_left: left.connections as u64,
+        disconnects_left: left.unsettled as u64,
+        ends_within_ms: ends_by.saturating_duration_since(Instant::now()).as_millis() as u64,
     }
 }

@@ -14,6 +14,7 @@ pub struct Metrics {
     pub integrations: IntegrationMetrics,
     pub posts: PostMetrics,
     pub directory: DirectoryMetrics,
+    pub drain: DrainMetrics,
     pub fabric: FabricMetrics,
     pub access_logs: AccessLogs,
     pub reloads: ReloadMetrics,
@@ -63,6 +64,12 @@ pub struct DirectoryMetrics {
     pub peers_refused: ByLabel<PeerRefused, Counter>,
 }
 
+pub struct DrainMetrics {
+    pub phase: Gauge,
+    pub connections_left: Gauge,
+    pub closes: Counter,
+}
+
 pub struct ReloadMetrics {
     pub definitions: ByLabel<Reloaded, Counter>,
     pub certificates: ByLabel<Reloaded, Counter>,
@@ -104,6 +111,7 @@ label! {
         ByBackend => "by_backend",
         BackendFailed => "backend_failed",
         NotReady => "not_ready",
+        Draining => "draining",
         TooMany => "too_many",
         TooManyOfAddress => "too_many_of_address",
         TooManyOfStage => "too_many_of_stage",
@@ -169,6 +177,7 @@ impl Metrics {
             integrations: IntegrationMetrics::new(registry),
             posts: PostMetrics::new(registry),
             directory: DirectoryMetrics::new(registry),
+            drain: DrainMetrics::new(registry),
             fabric: FabricMetrics::new(registry),
             access_logs: AccessLogs::new(registry),
             reloads: ReloadMetrics::new(registry),
@@ -317,6 +326,26 @@ impl DirectoryMetrics {
                 "posthorn_peers_refused_total",
                 "cause",
                 "Nodes, or who took itself for one, that this node turned away, by cause.",
+            ),
+        }
+    }
+}
+
+impl DrainMetrics {
+    fn new(registry: &mut Registry) -> DrainMetrics {
+        DrainMetrics {
+            phase: registry.gauge(
+                "posthorn_drain_phase",
+                "0 while this node serves; being drained, 1 while load balancers are told, 2 while \
+                 clients are closed, 3 while the last $disconnect calls end, 4 while it leaves.",
+            ),
+            connections_left: registry.gauge(
+                "posthorn_drain_connections_left",
+                "Connections that a drain of this node has not yet seen go.",
+            ),
+            closes: registry.counter(
+                "posthorn_drain_closes_total",
+                "Clients that a drain of this node asked to go.",
             ),
         }
     }
