@@ -380,7 +380,7 @@ impl Stage {
             (r#"posthorn_peers_refused_total{cause="version"}"#, |n| n == 0.0),
             ("posthorn_directory_lag_entries", |n| n == 0.0),
             ("posthorn_directory_debts_oldest_seconds", |n| n == 0.0),
-            ("posthorn_raft_leader_changes_total", |n| n == 1.0),
+            ("posthorn_raft_leader_changes_total", |n| n >= 1.0),
             ("posthorn_raft_log_entries", |n| n > 4.0),
             ("posthorn_directory_entries", |n| n == 4.0),
             ("posthorn_directory_commit_seconds_count", |n| n > 0.0),
@@ -437,6 +437,18 @@ impl Stage {
                 .filter(|s| *s == 0.0)
         })
         .await;
+        for (series, at_least) in [
+            ("posthorn_debts_settled_total", 2.0),
+            ("posthorn_evictions_total", 1.0),
+            (r#"posthorn_connections_closed_total{cause="by_backend"}"#, 1.0),
+        ] {
+            eventually(series, || async {
+                let counted = [0, 1].map(|node| self.cluster.metric(node, series));
+                let counted = futures_util::future::join_all(counted).await;
+                (counted.into_iter().flatten().sum::<f64>() >= at_least).then_some(())
+            })
+            .await;
+        }
     }
 
     async fn says_that_nobody_leads(&mut self) {
