@@ -119,11 +119,11 @@ async fn whatever_the_chart_is_asked_for_is_valid_and_restricted_and_runs() {
     let folder = TempDir::with_prefix("posthorn-").unwrap();
     let everything = "autoscaling.enabled=true,autoscaling.maxReplicas=7,certificates.nodesMax=7,\
         certificates.mode=certManager,edgeService.type=LoadBalancer,oneNodePerHost=false,\
-        shutdown.preStopSeconds=0,prometheus.serviceMonitor.enabled=true,grafana.dashboards.enabled=true,\
+        config.drain.window_s=300,config.drain.grace_s=20,prometheus.serviceMonitor.enabled=true,grafana.dashboards.enabled=true,\
         prometheus.rules.enabled=true,fullnameOverride=chat,cluster.initialVoters=1,networkPolicy.egress=null";
     let sparse = "networkPolicy.enabled=false,replicas=5,cluster.initialVoters=5,certificates.secretName=p,\
         certificates.mode=certManager,certificates.issuerRef.name=x,certificates.issuerRef.kind=ClusterIssuer";
-    for settings in ["replicas=3", everything, sparse] {
+    for (settings, grace) in [("replicas=3", 60), (everything, 345), (sparse, 60)] {
         let mut lint = kubernetes.command("helm");
         lint.arg("lint").arg("--strict");
         let mut template = kubernetes.command("helm");
@@ -151,7 +151,9 @@ async fn whatever_the_chart_is_asked_for_is_valid_and_restricted_and_runs() {
         let of_kind = |wanted: &str| {
             rendered.iter().find(|((kind, _), _)| kind == wanted).map(|(_, object)| object).unwrap()
         };
-        assert_restricted(&of_kind("StatefulSet")["spec"]["template"]["spec"]);
+        let pod = &of_kind("StatefulSet")["spec"]["template"]["spec"];
+        assert_restricted(pod);
+        assert_eq!(pod["terminationGracePeriodSeconds"], grace);
         let configs = rendered.values().filter_map(|object| object.pointer("/data/posthorn.yaml"));
         let [config] = configs.collect::<Vec<_>>()[..] else { panic!("not one configuration") };
         let file = folder.path().join("posthorn.yaml");

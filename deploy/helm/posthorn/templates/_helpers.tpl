@@ -20,9 +20,12 @@ labels:
 {{ .Values.certificates.secretName | default (printf "%s-fabric" (include "posthorn.name" .)) }}
 {{- end }}
 
-{{/* How long a node may take to end: its drain, and then to close, to settle and to leave. */}}
+{{/* How long a node may take to end, by what its configuration gives each step of a drain. */}}
 {{- define "posthorn.terminationGracePeriodSeconds" -}}
-{{- add .Values.shutdown.seconds .Values.shutdown.preStopSeconds }}
+{{- $config := include "posthorn.config" . | fromYaml }}
+{{- $drain := $config.drain }}
+{{- $closing := dig "edge" "close_timeout_ms" 5000 $config | int | add 999 }}
+{{- add $drain.grace_s $drain.window_s (div $closing 1000) $drain.disconnect_timeout_s 10 }}
 {{- end }}
 
 {{/*
