@@ -23,6 +23,7 @@ use crate::edge::{self, Edge};
 use crate::exchange::stage::{Lasting, Stages};
 use crate::exchange::{Gateway, Limits};
 use crate::fabric::{Fabric, FabricError, FabricSettings, ProtocolVersions, TlsFiles};
+use crate::integration::reach::Reach;
 use crate::operator::Operator;
 use crate::reload::{Definitions, ListenerTls, Watched};
 use crate::telemetry::{Exporter, Metrics, Registry};
@@ -117,7 +118,11 @@ impl Node {
             | StartError::Snapshot(_)
             | StartError::Opening(_) => NodeError::Store(error.to_string().into()),
         })?;
-        let lasting = Lasting::new(config.aws.clone());
+        let listening = listeners.listening(fabric.local_address())?;
+        let Listening { edge, api, admin, .. } = listening;
+        let denied = config.integrations.denied_addresses.clone();
+        let reach = Reach::new(denied, vec![edge, api, admin]);
+        let lasting = Lasting::new(config.aws.clone(), reach);
         let stages = Stages::new(&config, &lasting, &metrics);
         let key_sets = lasting.key_sets();
         let callers = Callers::new(&config.principals, &config.api, key_sets);
@@ -135,7 +140,6 @@ impl Node {
         let definitions =
             Definitions::new(&config, gateway.clone(), callers.clone(), lasting, metrics);
         let watched_definitions = Watched::new(Arc::new(definitions));
-        let listening = listeners.listening(fabric.local_address())?;
         Ok(Node {
             config,
             listening,

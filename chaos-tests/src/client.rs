@@ -3,17 +3,21 @@
 use std::net::SocketAddr;
 
 use futures_util::{SinkExt as _, StreamExt as _};
+use rustls::ClientConfig;
 use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 use tungstenite::client::IntoClientRequest as _;
-use tungstenite::http::HeaderMap;
+use tungstenite::http::{HeaderMap, Uri};
 use tungstenite::{Error, Message};
 
+use crate::papers::dial;
 use crate::within;
 
-pub struct Client {
-    socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
+pub struct Client<S = MaybeTlsStream<TcpStream>> {
+    socket: WebSocketStream<S>,
 }
 
 /// How a handshake was refused.
@@ -59,7 +63,24 @@ impl Client {
         let (socket, _) = within("an answer to a handshake", opened).await?;
         Ok(Client { socket })
     }
+}
 
+impl Client<TlsStream<TcpStream>> {
+    /// Opens one at an address over TLS, whatever host the URL names.
+    pub async fn connect_over_tls(
+        address: SocketAddr,
+        url: &str,
+        config: ClientConfig,
+    ) -> Result<Client<TlsStream<TcpStream>>, Error> {
+        let uri: Uri = url.parse().expect("a URL");
+        let stream = dial(address, uri.host().expect("a host"), config).await?;
+        let opened = Box::pin(tokio_tungstenite::client_async(url, stream));
+        let (socket, _) = within("an answer to a handshake", opened).await?;
+        Ok(Client { socket })
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
     /// Asks the node for our connection ID. The API must have the route `whoami`.
     pub async fn id(&mut self) -> String {
         self.send(r#"{"action":"whoami"}"#).await;
@@ -108,7 +129,7 @@ impl Client {
         let _ = self.socket.close(None).await;
     }
 
-    pub fn into_inner(self) -> WebSocketStream<MaybeTlsStream<TcpStream>> {
+    pub fn into_inner(self) -> WebSocketStream<S> {
         self.socket
     }
 }

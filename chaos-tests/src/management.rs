@@ -17,6 +17,8 @@ use crate::within;
 #[derive(Clone)]
 pub struct Management {
     address: SocketAddr,
+    /// What is asked for there.
+    host: String,
     client: HttpClient<HttpConnector, Full<Bytes>>,
     /// What is added to each request that has none of its own.
     authorization: Option<String>,
@@ -34,7 +36,14 @@ pub struct Reply {
 impl Management {
     pub fn new(address: SocketAddr) -> Management {
         let client = HttpClient::builder(TokioExecutor::new()).build_http();
-        Management { address, client, authorization: None, key: None }
+        Management { address, host: address.to_string(), client, authorization: None, key: None }
+    }
+
+    /// The same by another name.
+    #[must_use]
+    pub fn as_host(mut self, host: &str) -> Management {
+        host.clone_into(&mut self.host);
+        self
     }
 
     /// The same by HTTP/2.
@@ -82,7 +91,7 @@ impl Management {
         let mut request = Request::builder()
             .method(method)
             .uri(format!("http://{}{path}", self.address))
-            .header("host", self.address.to_string());
+            .header("host", &self.host);
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
@@ -114,8 +123,7 @@ impl Management {
         now_ms: u64,
     ) -> Vec<(&'static str, String)> {
         let Some((id, secret)) = &self.key else { return Vec::new() };
-        let host = self.address.to_string();
-        let mut signed = vec![("host", host.as_bytes())];
+        let mut signed = vec![("host", self.host.as_bytes())];
         signed.extend(headers.iter().map(|(name, value)| (*name, value.as_bytes())));
         let (path, query) = path.split_once('?').unwrap_or((path, ""));
         let request = sigv4::Request { method, path, query, headers: &signed, body };

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rustls::crypto::ring;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
+use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
 use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
-use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::within;
 
@@ -88,18 +88,6 @@ impl Default for Authority {
 }
 
 impl Papers {
-    /// What a server that shows them ends TLS with.
-    pub fn acceptor(&self) -> TlsAcceptor {
-        let key = PrivateKeyDer::try_from(self.key.serialize_der()).expect("it is a key");
-        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_protocol_versions(rustls::ALL_VERSIONS)
-            .expect("ring speaks both versions")
-            .with_no_client_auth()
-            .with_single_cert(vec![self.certificate.clone()], key)
-            .expect("the key is the certificate's");
-        TlsAcceptor::from(Arc::new(config))
-    }
-
     /// Writes them as `{stem}.pem` and `{stem}.key`.
     pub fn write(&self, folder: &Path, stem: &str) {
         for (ending, text) in [("pem", &self.pem), ("key", &self.key.serialize_pem())] {

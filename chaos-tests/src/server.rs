@@ -66,6 +66,11 @@ impl Server {
         let mut requests = self.requests.lock().await;
         within("a request", requests.recv()).await.expect("the server serves")
     }
+
+    /// Whether a request came that nobody has looked at.
+    pub async fn was_called(&self) -> bool {
+        self.requests.lock().await.try_recv().is_ok()
+    }
 }
 
 impl Drop for Server {

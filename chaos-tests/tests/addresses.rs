@@ -1,8 +1,9 @@
-//! Several APIs in one node: found by host and path.
+//! Several APIs in one node: found by host and path, by clients and by backends.
 
 use posthorn_chaos::backend::Backend;
 use posthorn_chaos::client::Client;
 use posthorn_chaos::cluster::{Cluster, Options};
+use posthorn_chaos::management::Management;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn stages_are_found_by_host_and_path() {
@@ -65,6 +66,30 @@ async fn stages_are_found_by_host_and_path() {
                 assert_eq!(body, br#"{"message":"Forbidden"}"#);
             }
             (opened, _) => panic!("{host}{path}: {:?}", opened.map(|_| "opened")),
+        }
+    }
+
+    // A backend reaches a stage by its own domain name, as it finds it in `domainName`, and no other.
+    let mut client = Client::connect_at(edge, "ws://ws.example.test/v1").await.unwrap();
+    let event = backend.event().await;
+    let id = event["requestContext"]["connectionId"].as_str().unwrap();
+    let api = cluster.node(0).at("api");
+    for (host, path, status) in [
+        ("ws.example.test", "/v1", 200),
+        ("WS.example.test:8081", "/v1", 200),
+        // Another stage of the same API scopes the caller, not the connection.
+        ("ws.example.test", "", 200),
+        (default_host, "/dev", 200),
+        ("ws.example.test", "/v1/beta", 410),
+        ("a.example.test", "/closed", 410),
+        ("ws.example.test", "/v2", 403),
+        ("a.example.test", "/v1", 403),
+    ] {
+        let api = Management::new(api).as_host(host);
+        let reply = api.post(&format!("{path}/@connections/{id}"), b"hello").await;
+        assert_eq!(reply.status, status, "{host}{path}: {reply:?}");
+        if status == 200 {
+            assert_eq!(client.text().await, "hello");
         }
     }
 }

@@ -1,6 +1,7 @@
 //! An application in the shape of AWS's own chat sample: three functions, a table of connections, and
 //! a broadcast that posts to each. It knows nothing of Posthorn: its endpoint is made of what the event
-//! says, `https://{domainName}/{stage}`, and a name of API Gateway's leads here.
+//! says, `https://{domainName}/{stage}`, and a name of API Gateway's leads to the nodes, which speak TLS
+//! under it.
 
 use std::net::SocketAddr;
 use std::process::Stdio;
@@ -16,7 +17,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Child;
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::client::TlsStream;
 
 const HOST: &str = "chat.execute-api.eu-west-1.amazonaws.com";
 const SECRET: &str = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY";
@@ -24,15 +25,16 @@ const SECRET: &str = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY";
 #[tokio::test(flavor = "multi_thread")]
 async fn awss_chat_sample_runs_with_nothing_changed() {
     let Some(python) = tools::python(&["boto3==1.44.5"]).await else { return };
+    let authority = Authority::new();
     let front = Front::listen().await;
-    let sample = Sample::start(&python, &front).await;
-    let cluster = start(&sample).await;
+    let sample = Sample::start(&python, &front, &authority).await;
+    let cluster = start(&sample, &authority).await;
     let apis = (0..cluster.len()).map(|index| cluster.node(index).at("api")).collect();
     front.lead_to(apis);
 
     let mut clients = Vec::new();
     for index in 0..cluster.len() {
-        clients.push(connect(&cluster, index).await);
+        clients.push(connect(&cluster, index, &authority).await);
     }
     assert_eq!(sample.connections().await, 3);
     for (index, text) in ["hello", "grüß dich", "{\"nested\":\"JSON\"}"].into_iter().enumerate() {
@@ -63,12 +65,17 @@ async fn awss_chat_sample_runs_with_nothing_changed() {
     assert!(frame.starts_with(r#"{"message": "Internal server error", "#), "{frame}");
 }
 
-async fn connect(cluster: &Cluster, index: usize) -> Client {
-    let edge = cluster.node(index).at("edge");
-    Client::connect_at(edge, &format!("ws://{HOST}/prod")).await.expect("it is let in")
+async fn connect(
+    cluster: &Cluster,
+    index: usize,
+    authority: &Authority,
+) -> Client<TlsStream<TcpStream>> {
+    let (edge, url) = (cluster.node(index).at("edge"), format!("wss://{HOST}/prod"));
+    let config = authority.client(rustls::ALL_VERSIONS);
+    Client::connect_over_tls(edge, &url, config).await.expect("it is let in")
 }
 
-async fn start(sample: &Sample) -> Cluster {
+async fn start(sample: &Sample, authority: &Authority) -> Cluster {
     let function = |name: &str| {
         format!(
             "      {name}: {{ integration_type: AWS_PROXY, integration_uri: \
@@ -85,14 +92,16 @@ async fn start(sample: &Sample) -> Cluster {
         function("ondisconnect"),
         function("sendmessage"),
     );
+    let tls = "tls: { cert_file: chat.pem, key_file: chat.key }";
     let settings = format!(
-        "aws: {{ region: eu-west-1, lambda_endpoint: \"http://127.0.0.1:{}\" }}\nprincipals:\n  \
+        "edge: {{ listen: \"{{ip}}:0\", {tls} }}\napi: {{ listen: \"{{ip}}:0\", {tls} }}\naws: {{ region: eu-west-1, lambda_endpoint: \"http://127.0.0.1:{}\" }}\nprincipals:\n  \
          chat:\n    permissions: ['chat/prod/post']\n    \
          access_keys: [{{ access_key_id: AKIDCHAT, secret_access_key_file: secret }}]\n",
         sample.functions
     );
     let mut cluster = Cluster::prepare(Options { nodes: 3, apis, settings });
     std::fs::write(cluster.folder().join("secret"), SECRET).expect("a file can be written");
+    authority.papers(&[HOST]).write(cluster.folder(), "chat");
     for index in 0..cluster.len() {
         cluster.spawn(index).await;
     }
@@ -105,12 +114,16 @@ async fn start(sample: &Sample) -> Cluster {
 /// The application.
 struct Sample {
     _runtime: Child,
+    /// The authority's certificate.
+    _trusted: tempfile::NamedTempFile,
     table: u16,
     functions: u16,
 }
 
 impl Sample {
-    async fn start(python: &Python, front: &Front) -> Sample {
+    async fn start(python: &Python, front: &Front, authority: &Authority) -> Sample {
+        let trusted = tempfile::NamedTempFile::new().expect("a file can be made");
+        std::fs::write(trusted.path(), authority.pem()).expect("a file can be written");
         let mut command = python.command("python");
         command
             .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/chat_sample/runtime.py"))
@@ -124,7 +137,7 @@ impl Sample {
             // In place of a resolver that knows the name.
             .env("HTTPS_PROXY", format!("http://{}", front.address))
             .env("NO_PROXY", "127.0.0.1")
-            .env("AWS_CA_BUNDLE", &front.authority_file)
+            .env("AWS_CA_BUNDLE", trusted.path())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped());
         let mut runtime = command.spawn().expect("Python can be started");
@@ -136,7 +149,7 @@ impl Sample {
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
         let mut ports = line.split(' ').map(|port| port.parse().expect("a port"));
         let mut next = || ports.next().expect("two ports");
-        Sample { _runtime: runtime, table: next(), functions: next() }
+        Sample { _runtime: runtime, _trusted: trusted, table: next(), functions: next() }
     }
 
     /// How many connections its table has.
@@ -169,22 +182,15 @@ impl Sample {
     }
 }
 
-/// What stands before a cluster: it ends TLS for API Gateway's name, and leads each connection to the
-/// next node. It is reached as a proxy.
+/// What knows the way to API Gateway's name: it leads each connection to the next node, whatever is
+/// said on it. It is reached as a proxy.
 struct Front {
     address: SocketAddr,
-    authority_file: std::path::PathBuf,
     nodes: Arc<std::sync::OnceLock<Vec<SocketAddr>>>,
-    _folder: tempfile::TempDir,
 }
 
 impl Front {
     async fn listen() -> Front {
-        let authority = Authority::new();
-        let acceptor = authority.papers(&[HOST]).acceptor();
-        let folder = tempfile::tempdir().expect("a folder can be made");
-        let authority_file = folder.path().join("ca.pem");
-        std::fs::write(&authority_file, authority.pem()).expect("a file can be written");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("a listener has an address");
         let nodes: Arc<std::sync::OnceLock<Vec<SocketAddr>>> = Arc::default();
@@ -194,10 +200,10 @@ impl Front {
             while let Ok((stream, _)) = listener.accept().await {
                 let nodes = known.get().expect("the cluster runs");
                 let node = nodes[turn.fetch_add(1, Ordering::Relaxed) % nodes.len()];
-                tokio::spawn(pass_on(stream, acceptor.clone(), node));
+                tokio::spawn(pass_on(stream, node));
             }
         });
-        Front { address, authority_file, nodes, _folder: folder }
+        Front { address, nodes }
     }
 
     fn lead_to(&self, nodes: Vec<SocketAddr>) {
@@ -205,14 +211,13 @@ impl Front {
     }
 }
 
-async fn pass_on(mut stream: TcpStream, acceptor: TlsAcceptor, node: SocketAddr) {
+async fn pass_on(mut client: TcpStream, node: SocketAddr) {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
-        head.push(stream.read_u8().await.expect("a proxy is told where to"));
+        head.push(client.read_u8().await.expect("a proxy is told where to"));
     }
     assert!(head.starts_with(format!("CONNECT {HOST}:443 ").as_bytes()), "{head:?}");
-    stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.expect("it waits for that");
-    let mut client = acceptor.accept(stream).await.expect("it trusts our authority");
+    client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.expect("it waits for that");
     let mut node = TcpStream::connect(node).await.expect("the node listens");
     // Whoever ends it ends it.
     let _ = tokio::io::copy_bidirectional(&mut client, &mut node).await;

@@ -139,7 +139,18 @@ async fn what_a_function_makes_of_connect_is_the_handshakes_status() {
         }
     })
     .await;
-    let cluster = with_function(&lambda, "", "").await;
+    let required = ", request_parameters: { route.request.querystring.case: { required: true } }";
+    let cluster = with_function(&lambda, required, "").await;
+    for missing in [cluster.url(0), format!("{}?case=", cluster.url(0))] {
+        let refused = Client::connect(&missing).await.err().expect("it is refused");
+        let tungstenite::Error::Http(response) = refused else { panic!("{refused}") };
+        assert_eq!(response.status(), 400);
+        let body = String::from_utf8_lossy(response.body().as_ref().unwrap()).into_owned();
+        assert!(
+            body.contains(r#""message":"Missing required request parameters: [case]""#),
+            "{body}"
+        );
+    }
     for (case, status) in [("forbidden", 403), ("throws", 502), ("nonsense", 500)] {
         assert_eq!(status_of(&format!("{}?case={case}", cluster.url(0))).await, status, "{case}");
     }
@@ -152,7 +163,7 @@ async fn what_a_function_makes_of_connect_is_the_handshakes_status() {
     assert_eq!(response.headers()["x-good"], "yes");
     assert!(!response.headers().contains_key("x-made-up"), "{response:?}");
     assert!(!response.headers().contains_key("x-bad"), "{response:?}");
-    cluster.client(0).await;
+    Client::connect(&format!("{}?case=good", cluster.url(0))).await.unwrap();
 }
 
 async fn status_of(url: &str) -> u16 {
@@ -189,7 +200,8 @@ async fn an_authorizer_decides_who_connects_and_what_integrations_know_of_him() 
         }
     })
     .await;
-    let route = ", authorization_type: CUSTOM, authorizer_id: who";
+    let route = ", authorization_type: CUSTOM, authorizer_id: who, \
+                 request_parameters: { route.request.querystring.token: { required: true } }";
     let cluster = with_function(&lambda, route, "").await;
     let url = |token: &str| format!("{}?token={token}", cluster.url(0));
     assert_eq!(status_of(&cluster.url(0)).await, 401, "its identity source is missing");

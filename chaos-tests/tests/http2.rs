@@ -61,12 +61,15 @@ async fn what_is_no_call_is_told_so_and_a_deadline_is_believed_within_bounds() {
     assert_eq!(api.post(&[], &with_unknown_field).await, (200, Some(Code::Ok)));
     assert_eq!([client.text().await, client.text().await], ["good", "unknown"]);
 
+    let mut not_utf8 = post("xy");
+    not_utf8.splice(id.len() + 4.., [0xff, 0xfe]);
     let gzip = ("grpc-encoding", "gzip");
     let announced = |bytes: u32| [&[0][..], &bytes.to_be_bytes(), b"short"].concat();
     for (what, headers, body, expected) in [
         ("no protobuf", &[][..], prefixed(0, &[0xff; 20]), Code::Internal),
         ("a field of more bytes than there are", &[], prefixed(0, &[10, 99, 1]), Code::Internal),
         ("no text in a string", &[], prefixed(0, &[10, 2, 0xff, 0xfe]), Code::Internal),
+        ("a text that is not UTF-8", &[], prefixed(0, &not_utf8), Code::Internal),
         ("nothing", &[], Vec::new(), Code::Internal),
         ("half a prefix", &[], vec![0, 0, 0], Code::Internal),
         ("less than was announced", &[], announced(100), Code::Internal),

@@ -383,6 +383,39 @@ async fn no_answer_harms_a_client() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn no_backend_is_where_the_node_may_not_go() {
+    let canary = Server::start(|_| Reply::new(200, "", "here")).await;
+    let port = canary.address().port();
+    let hosts = ["127.0.0.1", "[::ffff:127.0.0.1]", "localhost", "2130706433", "{ip}"];
+    let (mut routes, mut integrations) = (String::new(), String::new());
+    for (index, host) in hosts.iter().enumerate() {
+        let port = if *host == "{ip}" { 9090 } else { port };
+        routes.push_str(&format!("      r{index}: {{ target: integrations/i{index} }}\n"));
+        integrations.push_str(&format!(
+            "      i{index}: {{ integration_type: HTTP_EVENT, integration_uri: \"http://{host}:{port}/\" }}\n"
+        ));
+    }
+    // The address of the node itself is another, and known to the settings alone.
+    let settings = format!(
+        "admin: {{ listen: \"{{ip}}:9090\" }}\n\
+         integrations: {{ denied_addresses: [127.0.0.1, '::1', own_listeners] }}\n\
+         apis:\n  dev:\n    route_selection_expression: $request.body.action\n    \
+         routes:\n{routes}    integrations:\n{integrations}    stages: {{ dev: {{}} }}\n"
+    );
+    let options = Options { nodes: 1, settings, apis: String::new() };
+    let cluster = Cluster::start(options).await;
+    let mut client = cluster.client(0).await;
+    for (index, host) in hosts.iter().enumerate() {
+        client.send(&format!(r#"{{"action":"r{index}"}}"#)).await;
+        assert_eq!(error(&mut client).await, INTERNAL, "{host}");
+    }
+    let log = cluster.node(0).log();
+    let denied = log.matches("is among integrations.denied_addresses").count();
+    assert_eq!(denied, hosts.len(), "{log}");
+    assert!(!canary.was_called().await, "somebody came through");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn whatever_a_message_says_it_takes_one_route() {
     let stand = stand().await;
     let mut client = Client::connect(&stand.url("/texts/dev")).await.unwrap();

@@ -123,7 +123,8 @@ const FORMAT: &str = r#"{
   "code": $context.disconnectStatusCode, "reason": $context.disconnectReason,
   "misfit": $context.error.validationErrorString, "direction": $context.messageDirection,
   "connected": $context.connectedAt, "address": "$context.identity.sourceIp",
-  "place": "$context.apiId/$context.stage"
+  "place": "$context.apiId/$context.stage", "kind": $context.error.responseType,
+  "said": "$context.error.messageString"
 }"#;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -151,6 +152,9 @@ async fn each_request_is_a_line_of_the_access_log() {
     ]) {
         assert_eq!(outline(line), expected, "{line}");
     }
+    assert_eq!((&lines[0]["kind"], &lines[0]["said"]), (&Value::Null, &json!("-")));
+    let said = (&json!("ACCESS_DENIED"), &json!("\"Forbidden\""));
+    assert_eq!((&lines[1]["kind"], &lines[1]["said"]), said);
 
     // Whoever rotates it renames it, and need not tell us.
     std::fs::rename(&log, log.with_extension("1")).unwrap();
@@ -179,6 +183,7 @@ async fn each_request_is_a_line_of_the_access_log() {
     }
     assert!(lines[1]["latency"].is_u64() && lines[2]["latency"].is_null(), "{lines:?}");
     assert!(lines[3]["failed"].is_string(), "{}", lines[3]);
+    assert_eq!(lines[3]["kind"], "INTEGRATION_FAILURE");
     assert_eq!((&lines[5]["code"], lines[5]["reason"].is_string()), (&json!(1005), true));
     // What the client is told can be found.
     for (line, told) in [(&lines[3], &told[2]), (&lines[4], &told[3])] {
@@ -213,6 +218,7 @@ async fn calls_of_the_connections_api_and_what_models_refuse_are_logged() {
     let lines = lines_of(&log, 3).await;
     assert_eq!(lines[1]["misfit"], Value::Null);
     assert_eq!(lines[2]["misfit"], "\"name\" is a required property");
+    assert_eq!(lines[2]["kind"], "BAD_REQUEST_BODY");
     assert_eq!(outline(&lines[2]), json!(["MESSAGE", "fitting", 400, "Bad request body", null]));
 
     let id = lines[0]["connection"].as_str().unwrap();

@@ -15,6 +15,7 @@ pub mod jwt;
 pub mod node;
 mod place;
 pub mod principals;
+pub mod reach;
 mod secret;
 mod source;
 mod throttling;
@@ -42,6 +43,7 @@ use crate::config::node::{
     NodeSettings,
 };
 use crate::config::principals::{PrincipalSettings, WrittenPrincipal};
+use crate::config::reach::IntegrationsSettings;
 use crate::config::secret::Secrets;
 pub use crate::config::source::ConfigError;
 use crate::config::throttling::WrittenThrottle;
@@ -61,6 +63,7 @@ pub struct Config {
     pub api: ApiSettings,
     pub admin: AdminSettings,
     pub drain: DrainSettings,
+    pub integrations: IntegrationsSettings,
     pub log: LogSettings,
     pub aws: Arc<AwsSettings>,
     pub principals: Arc<PrincipalSettings>,
@@ -86,6 +89,8 @@ struct Written {
     admin: AdminSettings,
     #[serde(default)]
     drain: DrainSettings,
+    #[serde(default)]
+    integrations: IntegrationsSettings,
     #[serde(default)]
     log: LogSettings,
     #[serde(default)]
@@ -149,6 +154,7 @@ impl Config {
             api,
             admin,
             drain,
+            integrations,
             log,
             path: _,
             files: _,
@@ -168,6 +174,7 @@ impl Config {
             ("api", *api == other.api),
             ("admin", *admin == other.admin),
             ("drain", *drain == other.drain),
+            ("integrations", *integrations == other.integrations),
             ("log", *log == other.log),
         ];
         sections.iter().filter(|(_, is_same)| !is_same).map(|(name, _)| *name).collect()
@@ -197,8 +204,19 @@ impl Config {
         let usage_plans =
             usage::believe(&written.api_keys, &written.usage_plans, is_stage, &secrets)
                 .map_err(|fault| ConfigError::of_section(path, fault))?;
-        let Written { node, cluster, fabric, mut edge, mut api, admin, drain, log, aws, .. } =
-            written;
+        let Written {
+            node,
+            cluster,
+            fabric,
+            mut edge,
+            mut api,
+            admin,
+            drain,
+            integrations,
+            log,
+            aws,
+            ..
+        } = written;
         edge.tls = edge.tls.map(|tls| tls.found_from(folder));
         api.tls = api.tls.map(|tls| tls.found_from(folder));
         let aws = aws
@@ -218,6 +236,7 @@ impl Config {
             api,
             admin,
             drain,
+            integrations,
             log,
             aws,
             principals: Arc::new(principals),

@@ -416,7 +416,7 @@ impl Reply {
     }
 
     fn turned_away(turned_away: &TurnedAway, info: &ConnectionInfo) -> Reply {
-        let TurnedAway { status, message, exception, retry_after, request, label: _ } = turned_away;
+        let TurnedAway { status, message, exception, retry_after, request, .. } = turned_away;
         let mut reply = match exception {
             Some(exception) => {
                 // AWS writes this one's in capitals.

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use posthorn_core::access_log::failure::{Failure, ResponseType};
 use posthorn_core::access_log::{Entry, EventType, Format, IntegrationCall};
 use posthorn_core::event::connection_info::ConnectionInfo;
 use posthorn_core::event::context::Request;
@@ -67,7 +68,7 @@ impl<'a> Account<'a> {
         Account { route_key: key, ..self }
     }
 
-    /// Why a message does not fit its model, where that is so.
+    /// Why a message does not fit its model, or what a handshake lacks, where that is so.
     pub(super) fn with_misfit(self, misfit: Option<&'a str>) -> Account<'a> {
         Account { misfit, ..self }
     }
@@ -121,7 +122,7 @@ impl<'a> Account<'a> {
     }
 
     /// The client was told this status, and why if it was told an error.
-    pub(super) fn end(&self, status: u16, error: Option<&str>) {
+    pub(super) fn end(&self, status: u16, failure: Option<Failure<'_>>) {
         let Some(StageLog { log, format }) = &self.stage.access_log else { return };
         let integration = self.called.as_ref().map(|called| IntegrationCall {
             latency_ms: called.latency_ms,
@@ -135,7 +136,7 @@ impl<'a> Account<'a> {
             route_key: self.route_key,
             message_id: self.message_id,
             status,
-            error,
+            failure,
             misfit: self.misfit,
             authorizer_latency_ms: self.authorizer_latency_ms,
             integration,
@@ -154,18 +155,22 @@ impl Stage {
         (status, error): (u16, Option<&str>),
     ) {
         let account = Account::new(self, info, request, EventType::ConnectionApi);
-        account.with_route(Some(route_key)).end(status, error);
+        let failure = error.map(|message| Failure { message, response_type: None });
+        account.with_route(Some(route_key)).end(status, failure);
     }
 }
 
 /// A handshake that was refused before any integration was called.
 pub(super) fn turned_away(stage: &Stage, info: &ConnectionInfo, turned_away: &TurnedAway) {
-    let TurnedAway { status, message, request, .. } = turned_away;
+    let TurnedAway { status, message, request, response_type, .. } = turned_away;
     if (400..500).contains(status) {
         let connect = stage.routes.connect().map(|connect| &*connect.metrics);
         connect.unwrap_or(&stage.metrics.unrouted).client_errors.increment(1);
     }
     let request = Request { id: *request, at_ms: info.connected_at_ms };
     let account = Account::new(stage, info, request, EventType::Connect);
-    account.with_route(Some("$connect")).end(*status, Some(message));
+    let lacks_parameters = *response_type == ResponseType::BadRequestParameters;
+    let misfit = lacks_parameters.then_some(&**message);
+    let account = account.with_route(Some("$connect")).with_misfit(misfit);
+    account.end(*status, Some(Failure { message, response_type: Some(*response_type) }));
 }

@@ -4,10 +4,12 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use posthorn_core::access_log::failure::ResponseType;
 use posthorn_core::auth::arn::{ApiArn, INVOKE};
 use posthorn_core::auth::authorizer::AuthorizerAnswer;
 use posthorn_core::auth::identity_source::{IdentityFields, first_absent};
 use posthorn_core::auth::policy::Circumstances;
+use posthorn_core::auth::sigv4::VerifyError;
 use posthorn_core::auth::throttle::Throttled;
 use posthorn_core::auth::usage_plan::Refusal as NoUse;
 use posthorn_core::event::connection_info::{ApiKey, Authorized, ConnectionInfo, Signer};
@@ -62,6 +64,7 @@ pub struct TurnedAway {
     pub exception: Option<&'static str>,
     pub retry_after: Option<Duration>,
     pub request: RequestId,
+    pub response_type: ResponseType,
     pub label: Refused,
 }
 
@@ -72,6 +75,7 @@ struct Refusal {
     message: Cow<'static, str>,
     exception: Option<&'static str>,
     retry_after: Option<Duration>,
+    response_type: ResponseType,
     label: Refused,
 }
 
@@ -80,20 +84,35 @@ const UNAUTHORIZED: Refusal = Refusal {
     message: Cow::Borrowed("Unauthorized"),
     exception: None,
     retry_after: None,
+    response_type: ResponseType::Unauthorized,
     label: Refused::Unauthorized,
 };
-const FORBIDDEN: Refusal =
-    Refusal { status: 403, message: Cow::Borrowed("Forbidden"), ..UNAUTHORIZED };
+const FORBIDDEN: Refusal = Refusal {
+    status: 403,
+    message: Cow::Borrowed("Forbidden"),
+    response_type: ResponseType::AccessDenied,
+    ..UNAUTHORIZED
+};
 /// Who cannot be asked about is not let in.
-const BROKEN: Refusal =
-    Refusal { status: 500, message: Cow::Borrowed("Internal server error"), ..UNAUTHORIZED };
+const BROKEN: Refusal = Refusal {
+    status: 500,
+    message: Cow::Borrowed("Internal server error"),
+    response_type: ResponseType::AuthorizerFailure,
+    ..UNAUTHORIZED
+};
 
 const API_KEY: &str = "x-api-key";
 
 impl From<Throttled> for Refusal {
     fn from(Throttled { retry_after }: Throttled) -> Refusal {
-        let message = "Too Many Requests".into();
-        Refusal { status: 429, message, retry_after, label: Refused::Throttled, ..UNAUTHORIZED }
+        Refusal {
+            status: 429,
+            message: "Too Many Requests".into(),
+            retry_after,
+            response_type: ResponseType::Throttled,
+            label: Refused::Throttled,
+            ..UNAUTHORIZED
+        }
     }
 }
 
@@ -102,10 +121,11 @@ impl From<Throttled> for Refusal {
 impl From<NoUse> for Refusal {
     fn from(refused: NoUse) -> Refusal {
         match refused {
-            NoUse::Forbidden => FORBIDDEN,
+            NoUse::Forbidden => Refusal { response_type: ResponseType::InvalidApiKey, ..FORBIDDEN },
             NoUse::Throttled { retry_after } => Throttled { retry_after }.into(),
             NoUse::QuotaExceeded => Refusal {
                 message: "Limit Exceeded".into(),
+                response_type: ResponseType::QuotaExceeded,
                 ..Throttled { retry_after: None }.into()
             },
         }
@@ -117,11 +137,36 @@ pub const ACCESS_DENIED: &str = "AccessDeniedException";
 
 impl From<NotPermitted> for Refusal {
     fn from(refused: NotPermitted) -> Refusal {
-        let (exception, message) = match refused {
-            NotPermitted::Signature(error) => (error.exception(), error.to_string()),
-            NotPermitted::Denied(message) => (ACCESS_DENIED, message),
+        let (exception, message, response_type) = match refused {
+            NotPermitted::Signature(error) => {
+                (error.exception(), error.to_string(), kind_of(&error))
+            }
+            NotPermitted::Denied(message) => (ACCESS_DENIED, message, ResponseType::AccessDenied),
         };
-        Refusal { message: message.into(), exception: Some(exception), ..FORBIDDEN }
+        Refusal { message: message.into(), exception: Some(exception), response_type, ..FORBIDDEN }
+    }
+}
+
+fn kind_of(error: &VerifyError) -> ResponseType {
+    match error {
+        VerifyError::Missing | VerifyError::Incomplete(_) => {
+            ResponseType::MissingAuthenticationToken
+        }
+        VerifyError::Expired { .. } | VerifyError::LifetimeOver { .. } => {
+            ResponseType::ExpiredToken
+        }
+        VerifyError::UnknownKey => ResponseType::AccessDenied,
+        VerifyError::TwoPlaces
+        | VerifyError::HostNotSigned
+        | VerifyError::NotYetCurrent { .. }
+        | VerifyError::WrongDay
+        | VerifyError::WrongRegion
+        | VerifyError::WrongService { .. }
+        | VerifyError::WrongTerminator
+        | VerifyError::WrongPayload
+        | VerifyError::UnsignedPayload
+        | VerifyError::SignedHeaderAbsent
+        | VerifyError::Mismatch => ResponseType::InvalidSignature,
     }
 }
 
@@ -151,8 +196,9 @@ pub(super) async fn judge(
 ) -> Result<Entry, TurnedAway> {
     let request = request();
     judge_request(stage, info, parts, request).await.map_err(|refusal| {
-        let Refusal { status, message, exception, retry_after, label } = refusal;
-        TurnedAway { status, message, exception, retry_after, request: request.id, label }
+        let Refusal { status, message, exception, retry_after, response_type, label } = refusal;
+        let request = request.id;
+        TurnedAway { status, message, exception, retry_after, request, response_type, label }
     })
 }
 
@@ -178,11 +224,29 @@ async fn judge_request(
         }
         Some(_) | None => None,
     };
+    // Before the token is taken out, which may be one of them.
+    let missing = missing_parameters(stage, parts);
     let entry = judge_person(stage, info, parts, request).await?;
+    if let Some(names) = missing {
+        // As API Gateway's REST APIs say it.
+        return Err(Refusal {
+            status: 400,
+            message: format!("Missing required request parameters: [{names}]").into(),
+            response_type: ResponseType::BadRequestParameters,
+            label: Refused::Parameters,
+            ..UNAUTHORIZED
+        });
+    }
     if let Some(keys) = stage.api_keys.as_ref().filter(|_| api_key.is_none()) {
         api_key = Some(keys.admit(entry.usage_identifier_key.as_deref(), request.at_ms)?);
     }
     Ok(Entry { api_key, ..entry })
+}
+
+fn missing_parameters(stage: &Stage, parts: &HandshakeParts) -> Option<String> {
+    let required = stage.routes.connect()?.required_parameters.as_ref()?;
+    let headers = parts.headers();
+    required.missing(&Fields::of_headers(headers), &Fields::of_query(&parts.query))
 }
 
 async fn judge_person(

@@ -9,6 +9,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use hyper::header::{HeaderName, HeaderValue};
 use posthorn_core::access_log::EventType;
+use posthorn_core::access_log::failure::Failure;
 use posthorn_core::connection::{CloseCause, Verdict};
 use posthorn_core::event::connection_info::ConnectionInfo;
 use posthorn_core::event::context::{Origin, Request};
@@ -74,6 +75,8 @@ pub struct ConnectAnswer {
     /// For a refusal: what the backend said.
     pub headers: Vec<(String, String)>,
     pub body: Bytes,
+    /// Where the backend said nothing that could be passed on.
+    failure: Option<Failure<'static>>,
     pub label: Refused,
 }
 
@@ -160,7 +163,7 @@ impl Inbound {
                     ConnectAnswer::failed(verdict, &info, request.id)
                 }
             };
-            account.end(answer.verdict.status(), None);
+            account.end(answer.verdict.status(), answer.failure);
             answer
         }
     }
@@ -319,7 +322,8 @@ impl Dispatched {
 impl ConnectAnswer {
     fn accepted(subprotocol: Option<String>) -> ConnectAnswer {
         let (verdict, headers, body) = (Verdict::Accepted, Vec::new(), Bytes::new());
-        ConnectAnswer { verdict, subprotocol, headers, body, label: Refused::BackendFailed }
+        let label = Refused::BackendFailed;
+        ConnectAnswer { verdict, subprotocol, headers, body, failure: None, label }
     }
 
     /// The backend said nothing that could be passed on. The client is told what it would be on a
@@ -335,6 +339,7 @@ impl ConnectAnswer {
             verdict,
             headers: vec![("Content-Type".to_owned(), content_type)],
             body: frame.text(info.connection).into(),
+            failure: Some(frame.failure()),
             ..ConnectAnswer::accepted(None)
         }
     }
@@ -351,6 +356,7 @@ fn judge(answer: Answer, parts: &HandshakeParts) -> Result<ConnectAnswer, Verdic
             subprotocol: None,
             headers: headers.into_iter().filter(is_passed_on).collect(),
             body: body.map_or(Bytes::new(), |body| body.payload),
+            failure: None,
             label: Refused::ByBackend,
         });
     }
@@ -410,7 +416,7 @@ fn refuse(
     if let Some(stage) = stage {
         let account = Account::new(stage, &mailbox.info, request, EventType::Message);
         let account = account.with_route(key).with_misfit(misfit.map(|Misfit(why)| &**why));
-        account.end(frame.status(), Some(frame.message()));
+        account.end(frame.status(), Some(frame.failure()));
     }
     mailbox.on_dispatched();
 }
@@ -422,7 +428,7 @@ fn end(
     metrics: &RouteMetrics,
     failed: Option<ErrorFrame>,
 ) {
-    account.end(failed.map_or(200, ErrorFrame::status), failed.map(ErrorFrame::message));
+    account.end(failed.map_or(200, ErrorFrame::status), failed.map(ErrorFrame::failure));
     if let Some(frame) = failed {
         reply_error(mailbox, metrics, frame);
     }

@@ -8,6 +8,7 @@ use posthorn_core::address::{Addresses, Target};
 use posthorn_core::auth::origin::OriginRules;
 use posthorn_core::auth::usage_plan::{Usage, UsagePlans};
 use posthorn_core::event::connection_info::ConnectionInfo;
+use posthorn_core::mapping::declared::RequiredParameters;
 use posthorn_core::model::RequestModels;
 use posthorn_core::route::table::{RouteKey, RouteTable};
 
@@ -23,6 +24,7 @@ use crate::exchange::gate::Door;
 use crate::exchange::population::Population;
 use crate::exchange::throttles::{Limiter, Place, Throttles};
 use crate::integration::key_sets::KeySets;
+use crate::integration::reach::Reach;
 use crate::integration::{Clients, Integration};
 use crate::telemetry::{Destination, Metrics, RouteMetrics, StageMetrics};
 
@@ -87,14 +89,16 @@ pub struct Route {
     pub is_two_way: bool,
     /// What a message must fit to be given to the integration.
     pub request_models: Option<RequestModels>,
+    /// What a handshake must have. Of `$connect` alone.
+    pub required_parameters: Option<RequiredParameters>,
     /// For messages.
     pub limiter: Option<Limiter>,
 }
 
 impl Lasting {
-    pub fn new(aws: Arc<AwsSettings>) -> Lasting {
+    pub fn new(aws: Arc<AwsSettings>, reach: Reach) -> Lasting {
         Lasting {
-            clients: Mutex::new(Clients::new(aws)),
+            clients: Mutex::new(Clients::new(aws, reach)),
             integrations: Mutex::default(),
             populations: Mutex::default(),
             throttles: Throttles::default(),
@@ -212,6 +216,7 @@ impl Maker<'_> {
                 metrics: Arc::new(stage_metrics.route(key.as_str())),
                 is_two_way: route.is_two_way,
                 request_models: route.request_models.clone(),
+                required_parameters: route.required_parameters.clone(),
                 limiter: limiter(key.as_str()),
             };
             Some((key.clone(), route))
@@ -257,7 +262,7 @@ mod tests {
     fn an_integration_that_is_as_it_was_keeps_its_places() {
         let metrics = Arc::new(Metrics::new(&mut Registry::default()));
         let first = config("eu-west-1", "a", "a");
-        let lasting = Lasting::new(first.aws.clone());
+        let lasting = Lasting::new(first.aws.clone(), Reach::default());
         let mut before = Stages::new(&first, &lasting, &metrics);
         for (region, one, two, kept) in [
             ("eu-west-1", "a", "a", [true, true]),

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use hyper::Uri;
-use hyper_util::client::legacy::connect::HttpConnector;
 use posthorn_core::event::connection_info::ConnectionInfo;
 use posthorn_core::event::context::{Origin, Request};
 use posthorn_core::event::proxy::{Event, StageVariables};
@@ -20,9 +19,9 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
 use crate::integration::http::https_connector;
+use crate::integration::reach::Reach;
 use crate::integration::{Answer, CallError};
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 /// As large as the largest answer of other integrations.
 const ANSWER_BYTES_MAX: usize = 6 * 1024 * 1024;
@@ -33,15 +32,9 @@ pub(super) struct Grpc {
 
 impl Grpc {
     /// Connects when first called.
-    pub(super) fn new(uri: &Uri) -> Grpc {
-        let endpoint = Endpoint::from(uri.clone())
-            .connect_timeout(CONNECT_TIMEOUT)
-            .tcp_nodelay(true)
-            .http2_keep_alive_interval(KEEPALIVE_INTERVAL);
-        let mut tcp = HttpConnector::new();
-        tcp.enforce_http(false);
-        tcp.set_nodelay(true);
-        let connector = https_connector().enable_http2().wrap_connector(tcp);
+    pub(super) fn new(uri: &Uri, reach: &Reach) -> Grpc {
+        let endpoint = Endpoint::from(uri.clone()).http2_keep_alive_interval(KEEPALIVE_INTERVAL);
+        let connector = https_connector().enable_http2().wrap_connector(reach.connector());
         let channel = endpoint.connect_with_connector_lazy(connector);
         let client = IntegrationServiceClient::new(channel);
         Grpc { client: client.max_decoding_message_size(ANSWER_BYTES_MAX) }

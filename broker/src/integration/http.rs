@@ -10,23 +10,22 @@ use hyper::{HeaderMap, Request, Uri};
 use hyper_rustls::builderstates::WantsProtocols1;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use posthorn_core::event::proxy::Event;
 use posthorn_core::message::{Message, MessageKind};
 
+use crate::integration::reach::{Connector, Reach};
 use crate::integration::{Answer, CallError};
 
 /// As large as the largest answer of Lambda; what is larger could not be sent on anyway.
 const BODY_BYTES_MAX: usize = 6 * 1024 * 1024;
 const IDLE_CONNECTIONS_MAX: usize = 256;
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) const USER_AGENT: &str = concat!("posthorn/", env!("CARGO_PKG_VERSION"));
 
 #[derive(Clone)]
 pub struct HttpClient {
-    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    client: Client<HttpsConnector<Connector>, Full<Bytes>>,
 }
 
 /// Status, headers and body.
@@ -40,12 +39,8 @@ pub(super) struct HttpAnswer {
 }
 
 impl HttpClient {
-    pub fn new() -> HttpClient {
-        let mut http = HttpConnector::new();
-        http.enforce_http(false);
-        http.set_nodelay(true);
-        http.set_connect_timeout(Some(CONNECT_TIMEOUT));
-        let https = https_connector().enable_http1().wrap_connector(http);
+    pub fn new(reach: &Reach) -> HttpClient {
+        let https = https_connector().enable_http1().wrap_connector(reach.connector());
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE_TIMEOUT)
@@ -91,12 +86,6 @@ pub(super) fn https_connector() -> HttpsConnectorBuilder<WantsProtocols1> {
         Ok(https) => https.https_or_http(),
         // ring offers every protocol version that is asked for here.
         Err(error) => unreachable!("{error}"),
-    }
-}
-
-impl Default for HttpClient {
-    fn default() -> HttpClient {
-        HttpClient::new()
     }
 }
 

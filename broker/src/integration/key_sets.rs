@@ -182,6 +182,7 @@ fn age_max(headers: &HeaderMap) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::integration::reach::Reach;
 
     #[test]
     fn an_issuer_says_how_long_its_keys_are_kept_within_limits() {
@@ -199,7 +200,7 @@ mod tests {
 
     #[tokio::test]
     async fn sources_are_shared_and_fail_closed() {
-        let sets = KeySets::new(HttpClient::new());
+        let sets = KeySets::new(HttpClient::new(&Reach::default()));
         let folder = tempfile::TempDir::new().expect("a folder can be made");
         let source = KeySource::File(folder.path().join("keys.json"));
         let keys = sets.of(&source);

@@ -13,6 +13,7 @@ mod http_target;
 pub mod key_sets;
 mod lambda;
 mod mock;
+pub mod reach;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -34,11 +35,13 @@ use crate::integration::http_target::HttpTarget;
 use crate::integration::key_sets::KeySets;
 use crate::integration::lambda::{AwsProxy, LambdaClient};
 use crate::integration::mock::Mock;
+use crate::integration::reach::Reach;
 use crate::telemetry::{Called, Metrics};
 
 /// How all integrations of a node reach their backends.
 #[derive(Clone)]
 pub struct Clients {
+    reach: Reach,
     http: HttpClient,
     lambda: LambdaClient,
     key_sets: KeySets,
@@ -109,16 +112,16 @@ pub enum CallError {
 }
 
 impl Clients {
-    pub fn new(aws: Arc<AwsSettings>) -> Clients {
-        let http = HttpClient::new();
+    pub fn new(aws: Arc<AwsSettings>, reach: Reach) -> Clients {
+        let http = HttpClient::new(&reach);
         let (lambda, key_sets) = (LambdaClient::new(http.clone(), aws), KeySets::new(http.clone()));
-        Clients { http, lambda, key_sets }
+        Clients { reach, http, lambda, key_sets }
     }
 
     /// The same connections and keys, for other settings.
     pub fn with_aws(&self, aws: Arc<AwsSettings>) -> Clients {
-        let Clients { http, key_sets, .. } = self.clone();
-        Clients { lambda: LambdaClient::new(http.clone(), aws), http, key_sets }
+        let Clients { reach, http, key_sets, .. } = self.clone();
+        Clients { lambda: LambdaClient::new(http.clone(), aws), reach, http, key_sets }
     }
 
     /// The keys of those who issue tokens.
@@ -162,7 +165,7 @@ impl Integration {
         clients: &Clients,
         metrics: Arc<Metrics>,
     ) -> Integration {
-        let Clients { http, lambda, .. } = clients;
+        let Clients { reach, http, lambda, .. } = clients;
         let target = |address| HttpTarget::new(http.clone(), address);
         let custom = |backend, mapping| Kind::Custom(Box::new(Custom::new(backend, mapping)));
         let kind = match settings.kind.clone() {
@@ -172,7 +175,7 @@ impl Integration {
             IntegrationKind::AwsProxy { function, parameters } => {
                 Kind::AwsProxy(Box::new(AwsProxy::new(lambda.clone(), function, parameters)))
             }
-            IntegrationKind::Grpc { uri } => Kind::Grpc(Box::new(Grpc::new(&uri))),
+            IntegrationKind::Grpc { uri } => Kind::Grpc(Box::new(Grpc::new(&uri, reach))),
             IntegrationKind::Http { address, mapping } => {
                 custom(Backend::Http(target(address)), mapping)
             }

@@ -107,6 +107,7 @@ label! {
         UnknownStage => "unknown_stage",
         Origin => "origin",
         Unauthorized => "unauthorized",
+        Parameters => "parameters",
         Throttled => "throttled",
         ByBackend => "by_backend",
         BackendFailed => "backend_failed",

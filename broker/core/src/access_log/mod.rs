@@ -4,10 +4,12 @@
 //! * A line stays a line, whatever clients and backends say: values are escaped as JSON has it.
 //! * A variable without a value is `-`, as at API Gateway. Where that would be no JSON, it is `null`.
 
+pub mod failure;
 mod variable;
 
 use std::fmt::Write as _;
 
+use crate::access_log::failure::Failure;
 use crate::access_log::variable::Variable;
 use crate::event::connection_info::ConnectionInfo;
 use crate::event::context::Request;
@@ -37,8 +39,8 @@ pub struct Entry<'a> {
     /// What the client is told, or would be if a message had a status.
     pub status: u16,
     /// Why it was refused, or failed.
-    pub error: Option<&'a str>,
-    /// Why a message does not fit its model.
+    pub failure: Option<Failure<'a>>,
+    /// Why a message does not fit its model, or what a handshake lacks.
     pub misfit: Option<&'a str>,
     /// How long the authorizer took, if there is one.
     pub authorizer_latency_ms: Option<u64>,
@@ -89,14 +91,18 @@ enum Part {
 /// Where a variable stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
-    /// In plain text, or within a string of JSON.
+    /// In plain text.
     Text,
+    /// Within a string of JSON.
+    JsonText,
     /// Where JSON has a value.
     JsonValue,
 }
 
 enum Value<'a> {
     Text(&'a dyn std::fmt::Display),
+    /// A text in quotation marks of its own.
+    Quoted(&'a dyn std::fmt::Display),
     Number(u64),
 }
 
@@ -120,7 +126,11 @@ impl Format {
             let name = &rest[start..start + 1 + length];
             let variable = name.strip_prefix("$context.").and_then(Variable::parse);
             let variable = variable.ok_or_else(|| FormatError::UnknownVariable(name.into()))?;
-            let place = if is_json && !is_quoted { Place::JsonValue } else { Place::Text };
+            let place = match (is_json, is_quoted) {
+                (false, _) => Place::Text,
+                (true, true) => Place::JsonText,
+                (true, false) => Place::JsonValue,
+            };
             parts.push(Part::Variable(variable, place));
             rest = &rest[start + 1 + length..];
         }
@@ -154,7 +164,7 @@ impl Format {
                     resolve(variable, &mut |value| write_value(&mut line, value, *place));
                     if line.len() == before {
                         line.push_str(match place {
-                            Place::Text => "-",
+                            Place::Text | Place::JsonText => "-",
                             Place::JsonValue => "null",
                         });
                     }
@@ -168,13 +178,19 @@ impl Format {
 fn write_value(line: &mut String, value: Value<'_>, place: Place) {
     match (value, place) {
         (Value::Number(number), _) => line.push_str(&number.to_string()),
-        (Value::Text(text), Place::Text) => push_escaped(line, text),
-        (Value::Text(text), Place::JsonValue) => {
-            line.push('"');
-            push_escaped(line, text);
-            line.push('"');
+        (Value::Text(text), Place::Text | Place::JsonText) => push_escaped(line, text),
+        (Value::Quoted(text), Place::JsonText) => push_between(line, "\\\"", text),
+        (Value::Quoted(text), Place::Text)
+        | (Value::Text(text) | Value::Quoted(text), Place::JsonValue) => {
+            push_between(line, "\"", text);
         }
     }
+}
+
+fn push_between(line: &mut String, quote: &str, text: &dyn std::fmt::Display) {
+    line.push_str(quote);
+    push_escaped(line, text);
+    line.push_str(quote);
 }
 
 fn push_escaped(line: &mut String, text: &dyn std::fmt::Display) {
@@ -245,6 +261,7 @@ mod tests {
     use std::net::{IpAddr, Ipv4Addr};
 
     use super::*;
+    use crate::access_log::failure::ResponseType;
     use crate::event::connection_info::Authorized;
     use crate::event::ids::RequestId;
     use crate::ids::ConnectionId;
@@ -297,6 +314,35 @@ mod tests {
     }
 
     #[test]
+    fn a_failure_is_told_by_its_message_and_its_kind() {
+        let info = info();
+        let response_type = Some(ResponseType::BadRequestBody);
+        let failure = Some(Failure { message: "Bad request body", response_type });
+        let failed = Entry { failure, misfit: Some("no \"a\""), ..message(&info) };
+        for (format, failed_line, line) in [
+            (
+                "$context.requestId $context.error.messageString $context.error.responseType",
+                r#"AAAAAAAAAAAAAAA= "Bad request body" BAD_REQUEST_BODY"#,
+                "AAAAAAAAAAAAAAA= - -",
+            ),
+            (
+                r#"{"$context.requestId":$context.error.messageString,"a":"$context.error.message"}"#,
+                r#"{"AAAAAAAAAAAAAAA=":"Bad request body","a":"Bad request body"}"#,
+                r#"{"AAAAAAAAAAAAAAA=":null,"a":"-"}"#,
+            ),
+            (
+                r#"{"$context.requestId":"$context.error.messageString","a":$context.error.validationErrorString}"#,
+                r#"{"AAAAAAAAAAAAAAA=":"\"Bad request body\"","a":"no \"a\""}"#,
+                r#"{"AAAAAAAAAAAAAAA=":"-","a":null}"#,
+            ),
+        ] {
+            let format = Format::parse(format).unwrap();
+            assert_eq!(format.line(&failed), failed_line);
+            assert_eq!(format.line(&message(&info)), line);
+        }
+    }
+
+    #[test]
     fn what_cannot_be_a_format_is_refused() {
         let unknown = |name: &str| FormatError::UnknownVariable(name.into());
         for (format, error) in [
@@ -342,7 +388,7 @@ mod tests {
             route_key: Some("say \"hi\"\n"),
             message_id: None,
             status: 200,
-            error: None,
+            failure: None,
             misfit: None,
             authorizer_latency_ms: None,
             integration: Some(IntegrationCall { latency_ms: 12, status: Some(200), error: None }),

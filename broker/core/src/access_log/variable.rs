@@ -1,5 +1,6 @@
 //! The variables of access logs.
 
+use crate::access_log::failure::ResponseType;
 use crate::access_log::{Entry, EventType, Value};
 use crate::event::time::CommonLogTime;
 
@@ -16,6 +17,9 @@ pub(super) enum Variable {
     DisconnectStatusCode,
     DomainName,
     ErrorMessage,
+    /// In quotation marks.
+    ErrorMessageString,
+    ErrorResponseType,
     ErrorValidation,
     EventType,
     IdentityAccountId,
@@ -50,7 +54,6 @@ const ABSENT: &[&str] = &[
     "authorizer.error",
     "authorizer.requestId",
     "authorizer.status",
-    "error.responseType",
     "identity.apiKey",
     "identity.cognitoAuthenticationProvider",
     "identity.cognitoAuthenticationType",
@@ -77,7 +80,9 @@ impl Variable {
             "disconnectReason" => Variable::DisconnectReason,
             "disconnectStatusCode" => Variable::DisconnectStatusCode,
             "domainName" => Variable::DomainName,
-            "error.message" | "error.messageString" => Variable::ErrorMessage,
+            "error.message" => Variable::ErrorMessage,
+            "error.messageString" => Variable::ErrorMessageString,
+            "error.responseType" => Variable::ErrorResponseType,
             "error.validationErrorString" => Variable::ErrorValidation,
             "eventType" => Variable::EventType,
             "identity.accountId" => Variable::IdentityAccountId,
@@ -109,7 +114,7 @@ impl Variable {
 
     /// Gives `write` the value, if there is one.
     pub(super) fn resolve(&self, entry: &Entry<'_>, write: &mut dyn FnMut(Value<'_>)) {
-        let Entry { info, request, integration, closed, .. } = entry;
+        let Entry { info, request, integration, closed, failure, .. } = entry;
         let is_of_client = entry.event_type != EventType::ConnectionApi;
         let (authorized, signer) = (info.authorized.as_ref(), info.signer.as_ref());
         match self {
@@ -130,7 +135,16 @@ impl Variable {
             Variable::DisconnectReason => text(closed.map(|(_, reason)| reason), write),
             Variable::DisconnectStatusCode => number(closed.map(|(code, _)| code), write),
             Variable::DomainName => write(Value::Text(&info.domain_name)),
-            Variable::ErrorMessage => text(entry.error, write),
+            Variable::ErrorMessage => text(failure.map(|failure| failure.message), write),
+            Variable::ErrorMessageString => {
+                if let Some(failure) = failure {
+                    write(Value::Quoted(&failure.message));
+                }
+            }
+            Variable::ErrorResponseType => {
+                let kind = failure.and_then(|failure| failure.response_type);
+                text(kind.map(ResponseType::name), write);
+            }
             Variable::ErrorValidation => text(entry.misfit, write),
             Variable::EventType => write(Value::Text(&match entry.event_type {
                 EventType::Connect => "CONNECT",

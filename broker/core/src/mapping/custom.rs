@@ -86,9 +86,9 @@ impl CustomMapping {
         let text = text_of(body);
         let answer = Answer { status, headers, body: &text, request_body: &facts.body };
         let response = responses.select(&answer).ok_or(CustomError::NoResponse)?;
-        let source = facts.source_with(&text);
-        let Source { context, stage_variables, .. } = source;
-        let headers = response.parameters.map(&answer, context, stage_variables)?;
+        let context = facts.context_with_status(status);
+        let source = facts.source_of_answer(&text, &context);
+        let headers = response.parameters.map(&answer, &context, source.stage_variables)?;
         let made = match response.templates.find(&answer) {
             Some(template) => Some(render(template, &source)?),
             None => None,
@@ -215,10 +215,11 @@ mod tests {
 
     #[test]
     fn an_answer_is_told_as_its_response_says() {
-        let pattern = response(&[("$default", "no: $input.path('$.error')")]);
+        let template = "$context.status $context.routeKey: $input.path('$.error')";
+        let pattern = response(&[("$default", template)]);
         let mapping = custom(vec![("/4../", pattern), ("$default", response(&[]))]);
         let said = reply(&mapping, 404, &Message::text(r#"{"error":"gone"}"#));
-        assert_eq!(said.unwrap().unwrap().body, Message::text("no: gone"));
+        assert_eq!(said.unwrap().unwrap().body, Message::text("404 join: gone"));
         let said = reply(&mapping, 200, &Message::binary(vec![1]));
         assert_eq!(said.unwrap().unwrap().body, Message::binary(vec![1]));
     }

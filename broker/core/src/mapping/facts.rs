@@ -42,13 +42,21 @@ impl<'a> Facts<'a> {
     }
 
     pub fn source(&self) -> Source<'_> {
-        self.source_with(&self.body)
+        let Facts { body, headers, query, context, stage_variables } = self;
+        Source { body, headers, query, context, stage_variables }
     }
 
-    /// The same with another body, as that of an answer.
-    pub fn source_with<'b>(&'b self, body: &'b str) -> Source<'b> {
-        let Facts { body: _, headers, query, context, stage_variables } = self;
+    /// The same of an answer: with its body, and in its context its status.
+    pub fn source_of_answer<'b>(&'b self, body: &'b str, context: &'b str) -> Source<'b> {
+        let Facts { headers, query, stage_variables, .. } = self;
         Source { body, headers, query, context, stage_variables }
+    }
+
+    /// `$context` once there is an answer.
+    pub fn context_with_status(&self, status: u16) -> String {
+        // It is an object, and has members.
+        let members = self.context.strip_suffix('}').unwrap_or_default();
+        format!("{members},\"status\":{status}}}")
     }
 }
 

@@ -8,6 +8,7 @@
 
 pub mod content;
 pub mod custom;
+pub mod declared;
 pub mod facts;
 pub mod parameters;
 pub mod responses;

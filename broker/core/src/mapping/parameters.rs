@@ -78,6 +78,11 @@ pub enum ParameterFault {
     UnknownResponseKey,
     #[error("not a name: {name:?}; letters, digits and `._$-` make one")]
     Name { name: Box<str> },
+    #[error(
+        "a parameter of a route is route.request.querystring.NAME or route.request.header.NAME, or \
+         multivalue of these"
+    )]
+    UnknownDeclaration,
     #[error("this header cannot be set")]
     NotSettable,
     #[error("not a value that can be mapped; a text as it is stands in single quotes")]

@@ -5,6 +5,7 @@
 //! Many Requests" and "Unsupported Media Type" are its words for the same over HTTP; what it says on
 //! a socket is not known.
 
+use crate::access_log::failure::{Failure, ResponseType};
 use crate::event::ids::{MessageId, RequestId};
 use crate::ids::ConnectionId;
 
@@ -39,7 +40,7 @@ impl ErrorFrame {
         }
     }
 
-    pub fn message(self) -> &'static str {
+    fn message(self) -> &'static str {
         match self {
             ErrorFrame::Forbidden(_) => "Forbidden",
             ErrorFrame::InternalServerError(_) => "Internal server error",
@@ -48,6 +49,19 @@ impl ErrorFrame {
             ErrorFrame::UnsupportedMediaType(_) => "Unsupported Media Type",
             ErrorFrame::BadRequestBody(_) => "Bad request body",
         }
+    }
+
+    /// As access logs have it.
+    pub fn failure(self) -> Failure<'static> {
+        let response_type = match self {
+            ErrorFrame::Forbidden(_) => ResponseType::ResourceNotFound,
+            ErrorFrame::InternalServerError(_) => ResponseType::IntegrationFailure,
+            ErrorFrame::TimedOut(_) => ResponseType::IntegrationTimeout,
+            ErrorFrame::TooManyRequests(_) => ResponseType::Throttled,
+            ErrorFrame::UnsupportedMediaType(_) => ResponseType::UnsupportedMediaType,
+            ErrorFrame::BadRequestBody(_) => ResponseType::BadRequestBody,
+        };
+        Failure { message: self.message(), response_type: Some(response_type) }
     }
 
     /// What it would be over HTTP, as access logs have it.

@@ -111,6 +111,13 @@ pub(super) struct WrittenIntegration {
     integration_type: IntegrationType,
     integration_uri: Option<Spanned<String>>,
     integration_method: Option<Spanned<String>>,
+    /// `1.0`: there is no other for WebSocket APIs.
+    payload_format_version: Option<Spanned<String>>,
+    /// `INTERNET`: backends are called by what `integration_uri` says.
+    connection_type: Option<Spanned<String>>,
+    /// API Gateway's, and refused: see [`WrittenIntegration::refuse_absent`].
+    connection_id: Option<Spanned<String>>,
+    credentials_arn: Option<Spanned<String>>,
     timeout_in_millis: Option<Spanned<Limit<Millis>>>,
     concurrency_max: Option<Spanned<usize>>,
     /// `integration.request.header|querystring|path.NAME`, and where each comes from.
@@ -179,6 +186,7 @@ impl FunctionName {
 impl WrittenIntegration {
     /// What all stages share.
     pub(super) fn mapping(&self, place: &str) -> Result<Arc<CustomMapping>, Fault> {
+        self.refuse_absent(place)?;
         self.refuse_misplaced(place)?;
         let request = WrittenRequest {
             templates: &self.request_templates,
@@ -251,6 +259,49 @@ impl WrittenIntegration {
     /// Of a mock: whether it has templates, and not our short form.
     fn is_mapped(&self) -> bool {
         !self.request_templates.is_empty() || !self.integration_responses.is_empty()
+    }
+
+    /// What API Gateway has and we do not: said by name, since ignoring it would change whom a call
+    /// reaches, or as whom.
+    fn refuse_absent(&self, place: &str) -> Result<(), Fault> {
+        let is = |written: &Option<Spanned<String>>, only: &str| {
+            written.as_ref().is_none_or(|written| written.value == only)
+        };
+        let faults = [
+            (
+                "payload_format_version",
+                is(&self.payload_format_version, "1.0"),
+                &self.payload_format_version,
+                "the only value is 1.0",
+            ),
+            (
+                "connection_type",
+                is(&self.connection_type, "INTERNET"),
+                &self.connection_type,
+                "the only value is INTERNET: there are no VPC links, a node calls integration_uri \
+                 from the network that it is in",
+            ),
+            (
+                "connection_id",
+                self.connection_id.is_none(),
+                &self.connection_id,
+                "there are no VPC links: a node calls integration_uri from the network that it is in",
+            ),
+            (
+                "credentials_arn",
+                self.credentials_arn.is_none(),
+                &self.credentials_arn,
+                "no role is assumed: a node signs with the credentials of its environment, \
+                 AWS_ACCESS_KEY_ID and the like",
+            ),
+        ];
+        let fault = faults.into_iter().find(|(_, is_good, ..)| !is_good);
+        match fault {
+            Some((key, _, Some(written), rule)) => {
+                Err(Fault::at(format!("{place}.{key}"), written, rule))
+            }
+            Some((.., None, _)) | None => Ok(()),
+        }
     }
 
     fn refuse_misplaced(&self, place: &str) -> Result<(), Fault> {

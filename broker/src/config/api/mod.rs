@@ -19,6 +19,7 @@ use std::sync::Arc;
 use posthorn_core::auth::origin::{NotAnOriginRule, OriginRules};
 use posthorn_core::auth::throttle::Throttle;
 use posthorn_core::mapping::custom::CustomMapping;
+use posthorn_core::mapping::declared::RequiredParameters;
 use posthorn_core::model::{Model, RequestModels};
 use posthorn_core::route::expression::{Expression, Purpose};
 use posthorn_core::route::table::RouteKey;
@@ -63,6 +64,8 @@ pub struct RouteSettings {
     pub is_two_way: bool,
     /// What a message must fit to be given to the integration.
     pub request_models: Option<RequestModels>,
+    /// What a handshake must have, if anything. Of `$connect` alone.
+    pub required_parameters: Option<RequiredParameters>,
 }
 
 #[derive(Debug, Clone)]
@@ -136,6 +139,10 @@ struct WrittenRoute {
     /// One with the key `$default` makes the route two-way. There is no other key.
     #[serde(default)]
     route_responses: BTreeMap<String, Spanned<WrittenRouteResponse>>,
+    /// Of `$connect` alone: `route.request.querystring|header.NAME`, and whether a handshake must have
+    /// it. What is not declared can be mapped all the same.
+    #[serde(default)]
+    request_parameters: BTreeMap<String, Spanned<WrittenParameter>>,
     /// Names of models, by what `model_selection_expression` comes to; `$default` otherwise.
     #[serde(default)]
     request_models: BTreeMap<Box<str>, Spanned<String>>,
@@ -153,6 +160,13 @@ struct WrittenRoute {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct WrittenRouteResponse {}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenParameter {
+    #[serde(default)]
+    required: bool,
+}
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -318,7 +332,31 @@ impl WrittenRoute {
         }
         let expression = self.model_selection_expression.as_ref();
         let request_models = model::of_route(place, key, expression, &self.request_models, models)?;
-        Ok(RouteSettings { integration: id.clone(), is_two_way, request_models })
+        let required_parameters = self.required_parameters(place, key)?;
+        Ok(RouteSettings {
+            integration: id.clone(),
+            is_two_way,
+            request_models,
+            required_parameters,
+        })
+    }
+
+    fn required_parameters(
+        &self,
+        place: &str,
+        route: &str,
+    ) -> Result<Option<RequiredParameters>, Fault> {
+        let mut required = RequiredParameters::default();
+        for (name, written) in &self.request_parameters {
+            let key = format!("{place}.request_parameters.{name}");
+            if route != RouteKey::CONNECT {
+                let rule = "only the handshake of $connect has parameters";
+                return Err(Fault::at(key, written, rule));
+            }
+            let declared = required.declare(name, written.value.required);
+            declared.map_err(|error| Fault::at(key, written, error.to_string()))?;
+        }
+        Ok(Some(required).filter(|required| *required != RequiredParameters::default()))
     }
 
     fn is_two_way(&self, place: &str) -> Result<bool, Fault> {

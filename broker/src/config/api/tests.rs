@@ -65,6 +65,10 @@ const INTEGRATIONS: &[(&str, &str, &str)] = &[
         ".request_parameters.integration.request.header.A",
         "no control characters",
     ),
+    ("@SERVER, payload_format_version: 2.0", ".payload_format_version", "only value is 1.0"),
+    ("@SERVER, connection_type: VPC_LINK", ".connection_type", "no VPC links"),
+    ("@SERVER, connection_id: abc", ".connection_id", "no VPC links"),
+    ("@FUNCTION, credentials_arn: 'arn:aws:iam::1:role/a'", ".credentials_arn", "no role"),
     (
         "@SERVER, request_parameters: { integration.request.path.id: \"'x'\" }",
         ".integration_uri",
@@ -156,6 +160,11 @@ fn what_is_wrong_with_a_route_is_named() {
         ("route_responses: { $default: {} }", ".target", "no integration_responses"),
         ("request_models: { $default: Other }", ".request_models.$default", "no key of models"),
         ("request_models: { a: Join }", ".request_models.a", "only $default"),
+        (
+            "request_parameters: { route.request.header.a: {} }",
+            ".request_parameters.route.request.header.a",
+            "only the handshake of $connect",
+        ),
         ("model_selection_expression: a", ".model_selection_expression", "no request_models"),
         (
             "request_models: { a: Join }, model_selection_expression: '${request.body.a'",
@@ -181,6 +190,19 @@ fn what_is_wrong_with_a_route_is_named() {
     let answering = connect(", request_models: { $default: Join }")
         .replace("'http://h/x'", "'http://h/x', integration_responses: { $default: {} }");
     assert_fault(&answering, "apis.chat.routes.$connect.request_models.$default", "no message");
+    for (parameter, rule) in [
+        ("route.request.body.a: {}", "route.request.querystring.NAME"),
+        ("'route.request.header.a b': {}", "not a name"),
+        ("route.request.header.a: { requird: true }", "unknown field"),
+    ] {
+        let (name, _) = parameter.split_once(": ").expect("it is a key and a value");
+        let more = format!(", request_parameters: {{ {parameter} }}");
+        let declaring = connect(&more)
+            .replace("'http://h/x'", "'http://h/x', integration_responses: { $default: {} }");
+        let key = name.trim_matches('\'');
+        let key = format!("apis.chat.routes.$connect.request_parameters.{key}");
+        assert_fault(&declaring, &key, rule);
+    }
 }
 
 #[test]
