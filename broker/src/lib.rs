@@ -3,6 +3,7 @@
 //! The rooms, in floor order: a room names only rooms above it in this list, and `node` names all.
 
 pub mod clock;
+pub mod descriptors;
 pub mod draining;
 
 pub mod config;

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use posthorn_core::connection::CloseCause;
-use posthorn_core::outbox::OutboxLimits;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -18,8 +17,10 @@ use crate::api::{self, Api, Callers, admin};
 use crate::config::Config;
 use crate::config::tls::TlsSettings;
 use crate::consensus::{Consensus, Failure, Fence, StartError, Started};
+use crate::descriptors::Shares;
 use crate::draining::Draining;
 use crate::edge::{self, Edge};
+use crate::exchange::outboxes::Outboxes;
 use crate::exchange::stage::{Lasting, Stages};
 use crate::exchange::{Gateway, Limits};
 use crate::fabric::{Fabric, FabricError, FabricSettings, ProtocolVersions, TlsFiles};
@@ -119,24 +120,19 @@ impl Node {
             | StartError::Opening(_) => NodeError::Store(error.to_string().into()),
         })?;
         let listening = listeners.listening(fabric.local_address())?;
-        let Listening { edge, api, admin, .. } = listening;
-        let denied = config.integrations.denied_addresses.clone();
-        let reach = Reach::new(denied, vec![edge, api, admin]);
-        let lasting = Lasting::new(config.aws.clone(), reach);
+        let lasting = Lasting::new(config.aws.clone(), reach(&config, listening));
         let stages = Stages::new(&config, &lasting, &metrics);
         let key_sets = lasting.key_sets();
         let callers = Callers::new(&config.principals, &config.api, key_sets);
         let callers = Arc::new(callers);
         let limits = Limits {
-            outbox: OutboxLimits {
-                bytes_max: config.edge.outbox_bytes_max as usize,
-                messages_max: config.edge.outbox_messages_max as usize,
-            },
             reply_bytes_max: config.api.payload_bytes_max as usize,
             disconnect_retry_max: config.cluster.disconnect_retry_max_s.0,
         };
+        let outboxes = Arc::new(Outboxes::new(&config.edge));
         let consensus = started.consensus.clone();
-        let gateway = Gateway::new(consensus, fabric.clone(), stages, limits, metrics.clone());
+        let gateway =
+            Gateway::new(consensus, fabric.clone(), stages, outboxes, limits, metrics.clone());
         let definitions =
             Definitions::new(&config, gateway.clone(), callers.clone(), lasting, metrics);
         let watched_definitions = Watched::new(Arc::new(definitions));
@@ -206,12 +202,13 @@ impl Node {
         }
         let outcomes = gateway.metrics().reloads.definitions.clone();
         spawn(&background, &all, self.watched_definitions.keep_fresh(hangups, outcomes));
-        let edge = Edge::new(&config.edge, self.edge_tls, gateway.clone());
+        let shares = Shares::claim();
+        let edge = Edge::new(&config.edge, self.edge_tls, gateway.clone(), shares);
         background.spawn(edge.serve(edge_listener, clients.clone(), serving.clone()));
         let (callers, admin) = (self.callers, config.admin.clone());
         let api =
             Api::new(&config.api, self.api_tls, gateway.clone(), callers.clone(), operator.clone());
-        calls.spawn(api.serve(api_listener, cancelled(&serving)));
+        calls.spawn(api.serve(api_listener, shares, cancelled(&serving)));
         let stop_admin = cancelled(&all);
         background.spawn(admin::serve(
             admin_listener,
@@ -337,6 +334,12 @@ fn listener_tls(
         .map_err(|error| NodeError::Tls { key: section, error })?;
     watched.push(Watched::new(Arc::new(ListenerTls { section, tls: tls.clone() })));
     Ok(tls)
+}
+
+/// Whom backends' names may lead to.
+fn reach(config: &Config, listening: Listening) -> Reach {
+    let Listening { edge, api, admin, fabric: _ } = listening;
+    Reach::new(config.integrations.denied_addresses.clone(), vec![edge, api, admin])
 }
 
 fn fabric_settings(config: &Config, versions: ProtocolVersions) -> FabricSettings {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 /// Rooms in floor order. A room names only rooms of lower floors, and those of its own floor that
 /// stand before it.
 const FLOORS: &[&[&str]] = &[
-    &["clock", "draining"],
+    &["clock", "descriptors", "draining"],
     &["config", "telemetry", "tls"],
     &["fabric", "integration"],
     &["consensus"],

@@ -30,6 +30,8 @@ pub struct Launch {
     pub environment: Vec<(String, String)>,
     /// The network namespace that it runs in. Ours, if there is none.
     pub namespace: Option<String>,
+    /// How many files it may have open.
+    pub files_max: Option<u32>,
 }
 
 /// A running `posthorn serve`. Dropping it kills it.
@@ -114,6 +116,21 @@ impl Process {
         within("a node that ends", self.child.wait()).await.expect("a child can be awaited")
     }
 
+    /// How many files it has open, sockets included.
+    pub fn files(&self) -> usize {
+        let files = std::fs::read_dir(format!("/proc/{}/fd", self.pid()));
+        files.expect("our own child can be looked at").count()
+    }
+
+    /// What of its memory is in the machine's.
+    pub fn resident_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()));
+        let status = status.expect("our own child can be looked at");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.expect("it has memory").trim().trim_end_matches(" kB");
+        kib.parse().expect("it is a number")
+    }
+
     pub fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
@@ -130,16 +147,7 @@ impl Drop for Process {
 fn spawn(config: &Path, launch: &Launch) -> (Child, PathBuf) {
     let log = config.with_extension("log");
     let file = std::fs::File::options().create(true).append(true).open(&log);
-    let mut command = match &launch.namespace {
-        // It becomes the node, so that what is done to the process is done to the node.
-        Some(namespace) => {
-            let mut command = Command::new("nsenter");
-            command.arg(format!("--net=/run/netns/{namespace}")).arg(binary());
-            command
-        }
-        None => Command::new(binary()),
-    };
-    let child = command
+    let child = command_of(launch)
         .arg("serve")
         .arg("--config")
         .arg(config)
@@ -152,6 +160,24 @@ fn spawn(config: &Path, launch: &Launch) -> (Child, PathBuf) {
         .kill_on_drop(true)
         .spawn();
     (child.expect("the binary can be started"), log)
+}
+
+fn command_of(launch: &Launch) -> Command {
+    let Launch { namespace, files_max, .. } = launch;
+    // Whoever starts it becomes the node, so that what is done to the process is done to the node.
+    let mut words = Vec::new();
+    if let Some(namespace) = namespace {
+        words.extend(["nsenter".to_owned(), format!("--net=/run/netns/{namespace}")]);
+    }
+    if let Some(files_max) = files_max {
+        let script = "ulimit -n \"$0\" && exec \"$@\"".to_owned();
+        words.extend(["sh".to_owned(), "-c".to_owned(), script, files_max.to_string()]);
+    }
+    let mut words = words.iter();
+    let Some(first) = words.next() else { return Command::new(binary()) };
+    let mut command = Command::new(first);
+    command.args(words).arg(binary());
+    command
 }
 
 fn tail(log: &Path) -> String {

@@ -68,11 +68,17 @@ async fn stages_are_found_by_host_and_path() {
             (opened, _) => panic!("{host}{path}: {:?}", opened.map(|_| "opened")),
         }
     }
+    backends_find_stages_as_clients_do(&cluster, &backend).await;
+}
 
-    // A backend reaches a stage by its own domain name, as it finds it in `domainName`, and no other.
-    let mut client = Client::connect_at(edge, "ws://ws.example.test/v1").await.unwrap();
+/// A backend reaches a stage by its own domain name, as it finds it in `domainName`, and no other.
+async fn backends_find_stages_as_clients_do(cluster: &Cluster, backend: &Backend) {
+    let edge = cluster.node(0).at("edge");
+    let default_host = "chat.execute-api.eu-west-1.amazonaws.com";
+    let mut client =
+        Client::connect_at(edge, "ws://ws.example.test/v1").await.expect("it is let in");
     let event = backend.event().await;
-    let id = event["requestContext"]["connectionId"].as_str().unwrap();
+    let id = event["requestContext"]["connectionId"].as_str().expect("it has an ID");
     let api = cluster.node(0).at("api");
     for (host, path, status) in [
         ("ws.example.test", "/v1", 200),

@@ -183,6 +183,12 @@ async fn what_is_begun_must_be_ended_in_time() {
     for expected in [(PONG, vec![b'!']), (PONG, vec![b'!']), (0x81, vec![b'x'; 100])] {
         assert_eq!(next_frame(&mut stream).await, Some(expected));
     }
+    // A length written in more bytes than it needs is a length.
+    for length in [&[0x80 | 126, 0, 2][..], &[0x80 | 127, 0, 0, 0, 0, 0, 0, 0, 2]] {
+        let bytes = [&[0x81], length, &[0; 4], b"hi"].concat();
+        stream.write_all(&bytes).await.unwrap();
+        assert_eq!(next_frame(&mut stream).await, Some((0x81, b"hi".to_vec())), "{length:?}");
+    }
     assert_alive(&cluster).await;
 }
 

@@ -144,7 +144,7 @@ async fn who_floods_is_cut_off_or_slowed_down_and_nobody_else_feels_it() {
         frame(if index == 0 { HEADERS } else { CONTINUATION }, 0, 1, chunk)
     });
     let nothing = frame(CONTINUATION, 0, 1, b"").repeat(100_000);
-    let before = resident_kib(&cluster);
+    let before = cluster.node(0).resident_kib();
     for (what, flood, must_end) in [
         ("streams that are reset at once", rapid_resets, false),
         ("streams that never end", many_streams, true),
@@ -173,7 +173,7 @@ async fn who_floods_is_cut_off_or_slowed_down_and_nobody_else_feels_it() {
             Err(code) => assert_eq!(code.unwrap_or(ENHANCE_YOUR_CALM), ENHANCE_YOUR_CALM, "{what}"),
             Ok(()) => assert!(!must_end, "{what}: it goes on"),
         }
-        let grown = resident_kib(&cluster).saturating_sub(before);
+        let grown = cluster.node(0).resident_kib().saturating_sub(before);
         assert!(grown < GROWTH_KIB_MAX, "{what}: {grown} KiB");
     }
     assert_served(&cluster, &mut client, &id, 3).await;
@@ -187,7 +187,7 @@ async fn who_does_not_read_answers_is_taken_no_more_posts_from() {
     let api = cluster.node(0).at("api");
     let (mut client, mut other) = (cluster.client(0).await, cluster.client(0).await);
     let (id, other_id) = (client.id().await, other.id().await);
-    let before = resident_kib(&cluster);
+    let before = cluster.node(0).resident_kib();
 
     // The windows of all answers are closed, for ever. Each call is answered, and waits with it.
     let closed_window = [0, 4, 0, 0, 0, 0];
@@ -248,7 +248,7 @@ async fn who_does_not_read_answers_is_taken_no_more_posts_from() {
         assert_eq!(client.text().await, taken.to_string());
         taken += 1;
     }
-    let grown = resident_kib(&cluster).saturating_sub(before);
+    let grown = cluster.node(0).resident_kib().saturating_sub(before);
     assert!(grown < GROWTH_KIB_MAX, "{grown} KiB");
     drop((held, writer));
     assert_served(&cluster, &mut other, &other_id, 3).await;
@@ -322,14 +322,6 @@ async fn assert_served(cluster: &Cluster, client: &mut Client, id: &str, posts: 
         assert_eq!(client.text().await, text);
     }
     assert!(!cluster.node(0).log().contains("panicked"), "{}", cluster.node(0).log());
-}
-
-/// What of the node's memory is in the machine's.
-fn resident_kib(cluster: &Cluster) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", cluster.node(0).pid()));
-    let status = status.unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
 /// Makes calls of gRPC by hand, of HTTP/2 by a library.

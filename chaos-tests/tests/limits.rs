@@ -34,7 +34,7 @@ async fn so_many_may_connect_and_no_more() {
     let (status, _, answer) =
         open(edge, "127.0.0.1", "/dev", "X-Forwarded-For: 192.0.2.1\r\n").await;
     assert_eq!(status, 429);
-    assert!(answer.contains("\r\nRetry-After: 5\r\n"), "{answer}");
+    assert!(retry_after_s(&answer) <= 10, "{answer}");
 
     // Behind a proxy that is believed, each client has its own.
     let entries = "203.0.113.9, ".repeat(100);
@@ -54,7 +54,7 @@ async fn so_many_may_connect_and_no_more() {
     }
     let (status, _, answer) = open(edge, PROXY, "/dev", &forwarded).await;
     assert_eq!(status, 429);
-    assert!(answer.contains("\r\nRetry-After: 5\r\n"), "{answer}");
+    assert!(retry_after_s(&answer) <= 10, "{answer}");
 
     // Of one stage.
     let (status, small, _) = open(edge, "127.0.0.2", "/small", "").await;
@@ -76,7 +76,7 @@ async fn so_many_may_connect_and_no_more() {
     }
     let (status, _, answer) = open(edge, "127.0.0.6", "/dev", "").await;
     assert_eq!(status, 503);
-    assert!(answer.contains("\r\nRetry-After: 5\r\n"), "{answer}");
+    assert!(retry_after_s(&answer) <= 10, "{answer}");
     for (cause, count) in [("too_many", 1.0), ("too_many_of_address", 2.0)] {
         let series = format!("posthorn_handshakes_refused_total{{cause=\"{cause}\"}}");
         assert_eq!(cluster.metric(0, &series).await, Some(count), "{cause}");
@@ -160,6 +160,12 @@ async fn with_limits(backend: &Backend) -> Cluster {
         backend.url()
     );
     Cluster::start(Options { nodes: 1, settings, apis }).await
+}
+
+/// After how many seconds who was refused may come again.
+fn retry_after_s(answer: &str) -> u32 {
+    let line = answer.lines().find_map(|line| line.strip_prefix("Retry-After: "));
+    line.expect(answer).parse().expect("a number of seconds")
 }
 
 /// A handshake from an address of ours: its status, the connection, and the whole answer.

@@ -84,15 +84,19 @@ impl<T> Default for Outbox<T> {
 }
 
 impl<T> Outbox<T> {
-    pub fn push(&mut self, limits: OutboxLimits, message: Message) -> Result<Position, Full> {
-        let bytes = self.bytes + message.payload.len();
+    /// Whether a message of so many bytes would be taken.
+    pub fn has_room(&self, limits: OutboxLimits, payload_bytes: usize) -> bool {
         // A message larger than the whole budget is taken when nothing else waits: the limit on
         // messages is another one's to hold.
-        let fits = bytes <= limits.bytes_max || self.queue.is_empty();
-        if !fits || self.queue.len() >= limits.messages_max {
+        let fits = self.bytes + payload_bytes <= limits.bytes_max || self.queue.is_empty();
+        fits && self.queue.len() < limits.messages_max
+    }
+
+    pub fn push(&mut self, limits: OutboxLimits, message: Message) -> Result<Position, Full> {
+        if !self.has_room(limits, message.payload.len()) {
             return Err(Full);
         }
-        self.bytes = bytes;
+        self.bytes += message.payload.len();
         self.queue.push_back(message);
         self.accepted += 1;
         Ok(self.accepted)
@@ -162,6 +166,11 @@ impl<T> Outbox<T> {
 
     pub fn is_empty(&self) -> bool {
         self.queue.is_empty()
+    }
+
+    /// How many messages wait.
+    pub fn len(&self) -> usize {
+        self.queue.len()
     }
 
     /// Bytes of payload that wait.

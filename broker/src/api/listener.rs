@@ -22,9 +22,10 @@ use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::codegen::Service as _;
-use tracing::{debug, warn};
+use tracing::debug;
 
 use crate::api::callers::Certified;
+use crate::descriptors::{AcceptPause, Shares};
 use crate::tls::{ServerTls, client_names};
 
 /// What one HTTP/2 connection may have open at once.
@@ -47,16 +48,16 @@ const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
 const TLS_TIMEOUT: Duration = Duration::from_secs(10);
 /// RFC 9113 section 3.4: as long as the first line of a request of HTTP/1.1 is at least.
 const PREFACE_BYTES: usize = 24;
-/// Open connections. Further ones wait in the backlog of the system.
-const CONNECTIONS_MAX: usize = 8192;
-/// How long no connection is accepted after the process has run out of files.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Open connections, where the system allows them. Further ones wait in its backlog.
+const CONNECTIONS_MAX: u64 = 8192;
 
 /// The listener and all that its connections share.
 pub(super) struct Door {
     builder: Builder<TokioExecutor>,
     router: Router,
     tls: Option<Arc<ServerTls>>,
+    /// None is as many as come.
+    callers_max: Option<u64>,
     tasks: TaskTracker,
     ending: CancellationToken,
 }
@@ -66,9 +67,10 @@ pub(super) struct Door {
 pub(super) struct Remote(pub(super) IpAddr);
 
 impl Door {
-    pub(super) fn new(router: Router, tls: Option<Arc<ServerTls>>) -> Door {
+    pub(super) fn new(router: Router, tls: Option<Arc<ServerTls>>, shares: Shares) -> Door {
         let (tasks, ending) = (TaskTracker::new(), CancellationToken::new());
-        Door { builder: builder(), router, tls, tasks, ending }
+        let (builder, callers_max) = (builder(), shares.callers);
+        Door { builder, router, tls, callers_max, tasks, ending }
     }
 
     /// Serves until `stop` resolves, then lets the requests under way end.
@@ -87,17 +89,19 @@ impl Door {
     }
 
     async fn accept(self: Arc<Door>, listener: TcpListener) {
-        let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let places = self.callers_max.unwrap_or(CONNECTIONS_MAX).min(CONNECTIONS_MAX);
+        let places = Arc::new(Semaphore::new(usize::try_from(places).unwrap_or(usize::MAX)));
+        let mut pause = AcceptPause::default();
         loop {
             let Ok(place) = places.clone().acquire_owned().await else { return };
             let (stream, remote) = match listener.accept().await {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    warn!(%error, "cannot accept a connection");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    pause.wait(&error).await;
                     continue;
                 }
             };
+            pause.on_accepted();
             // Answers are small and are to leave at once.
             let _ = stream.set_nodelay(true);
             let door = self.clone();

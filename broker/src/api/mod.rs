@@ -31,6 +31,7 @@ use crate::api::connections::Connections;
 use crate::api::listener::Door;
 use crate::api::management::Management;
 use crate::config::node::ApiSettings;
+use crate::descriptors::Shares;
 use crate::exchange::Gateway;
 use crate::operator::Operator;
 use crate::tls::ServerTls;
@@ -68,9 +69,14 @@ impl Api {
     }
 
     /// Serves until `stop` resolves, then lets the calls under way end.
-    pub(crate) async fn serve(self, listener: TcpListener, stop: impl Future<Output = ()>) {
+    pub(crate) async fn serve(
+        self,
+        listener: TcpListener,
+        shares: Shares,
+        stop: impl Future<Output = ()>,
+    ) {
         let Api { router, tls, gateway, reporter } = self;
-        let door = Arc::new(Door::new(router, tls));
+        let door = Arc::new(Door::new(router, tls, shares));
         tokio::select! {
             () = door.serve(listener, stop) => (),
             () = report_health(reporter, gateway) => (),

@@ -10,6 +10,7 @@ use serde::de::{Deserializer, Error, Unexpected, Visitor};
 
 use crate::config::tls::TlsSettings;
 use crate::config::values::{Limit, Millis, Seconds};
+use posthorn_core::auth::throttle::{Rate, Throttle};
 use posthorn_core::ids::{ClusterName, NodeId};
 use posthorn_core::proxies::{NotAnIpBlock, Proxies};
 
@@ -104,8 +105,22 @@ pub struct EdgeSettings {
     pub header_bytes_max: u32,
     /// The path and query of the request.
     pub url_bytes_max: u32,
-    /// Open connections on this node, handshakes included. Further ones are refused with 503.
+    /// Open connections on this node, handshakes included. Further ones are refused with 503, and so are
+    /// those for whom the system would let the process open no more files.
     pub connections_max: Limit<u64>,
+    /// Handshakes under way, what backends take to answer `$connect` included. Further ones are refused
+    /// with 503.
+    pub handshakes_max: Limit<u64>,
+    /// New connections a second at this node, in the long run. Further ones are refused with 503 before
+    /// anything else is done for them; over TLS, they are closed without an answer.
+    pub connects_per_s_max: Limit<u64>,
+    /// New connections at once, after a rest: as many as `connects_per_s_max` where it is missing.
+    pub connects_burst_max: Option<u32>,
+    /// No connection is let in while more than this of the node is in the machine's memory.
+    pub memory_bytes_max: Limit<u64>,
+    /// Who is refused for there being too many is told to come again after so many seconds at most, by
+    /// chance, so that those who came together do not come together again.
+    pub retry_after_max_s: Seconds,
     /// Of these, from one IPv4 address, or from IPv6 addresses that begin with the same 64 bits. Further
     /// ones are refused with 429.
     pub connections_per_address_max: Limit<u64>,
@@ -145,6 +160,30 @@ pub struct EdgeSettings {
     pub outbox_bytes_max: u32,
     /// Messages that wait to be sent to one client.
     pub outbox_messages_max: u32,
+    /// What becomes of a client for whom more than that would wait.
+    pub slow_clients: SlowClients,
+    /// Bytes that wait to be sent to all clients of this node, and 64 for each message. A post that
+    /// would exceed them is refused, and its caller told to try again, unless less than 4 KiB wait for
+    /// its client then.
+    pub outboxes_bytes_max: Limit<u64>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SlowClients {
+    /// Posts to it are refused until it has read some.
+    Refuse,
+    /// It is closed with 1013, once it has read what was accepted, or after `close_timeout_ms`.
+    Close,
+}
+
+impl EdgeSettings {
+    /// How often a client may connect, if there is a limit.
+    pub fn connects_throttle(&self) -> Option<Throttle> {
+        let rate = self.connects_per_s_max.0?;
+        let burst = self.connects_burst_max.or(u32::try_from(rate).ok()).unwrap_or(u32::MAX);
+        Some(Throttle::new(Rate(rate.saturating_mul(1000)), burst))
+    }
 }
 
 /// Where backends call.
@@ -215,6 +254,11 @@ impl Default for EdgeSettings {
             header_bytes_max: 16 * 1024,
             url_bytes_max: 4096,
             connections_max: Limit(None),
+            handshakes_max: Limit(Some(16 * 1024)),
+            connects_per_s_max: Limit(None),
+            connects_burst_max: None,
+            memory_bytes_max: Limit(None),
+            retry_after_max_s: Seconds::new(10),
             connections_per_address_max: Limit(None),
             trusted_proxies: Proxies::default(),
             message_bytes_max: Limit(Some(128 * 1024)),
@@ -231,6 +275,8 @@ impl Default for EdgeSettings {
             messages_in_flight_max: 16,
             outbox_bytes_max: 1024 * 1024,
             outbox_messages_max: 4096,
+            slow_clients: SlowClients::Refuse,
+            outboxes_bytes_max: Limit(Some(512 * 1024 * 1024)),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Where clients connect: listeners, handshakes, one task a connection.
 
+mod admission;
 mod head;
 mod linger;
 mod opening;
@@ -8,7 +9,7 @@ mod session;
 mod socket;
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,27 +23,21 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{debug, warn};
+use tracing::debug;
 
 use crate::config::node::EdgeSettings;
+use crate::descriptors::{AcceptPause, Shares};
+use crate::edge::admission::Admission;
 use crate::edge::head::HeadLimits;
-use crate::edge::places::{Addresses, Places};
+use crate::edge::places::Places;
 use crate::edge::session::Pace;
 use crate::exchange::Gateway;
-use crate::exchange::population::Population;
 use crate::telemetry::Refused;
 use crate::tls::ServerTls;
 
-/// How long no connection is accepted after the process has run out of files.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const BACKLOG: u32 = 4096;
 /// What is spoken above TLS (ALPN): a WebSocket begins as HTTP/1.1.
 pub(crate) const PROTOCOLS: &[&str] = &["http/1.1"];
-const TOO_MANY: &[u8] =
-    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nContent-Length: 0\r\n\
-    Connection: close\r\n\r\n";
-const TOO_MANY_OF_ADDRESS: &[u8] = b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 5\r\n\
-    Content-Length: 0\r\nConnection: close\r\n\r\n";
 
 /// The settings of the edge, believed, and what its tasks share.
 pub(crate) struct Edge {
@@ -56,10 +51,7 @@ pub(crate) struct Edge {
     handshake_timeout: Duration,
     lifetime_max: Option<Duration>,
     lifetime_jitter_percent: u8,
-    connections_max: Option<u64>,
-    /// Sockets of clients, handshakes included.
-    sockets: Population,
-    addresses: Option<Arc<Addresses>>,
+    admission: Admission,
     proxies: Proxies,
 }
 
@@ -77,8 +69,11 @@ impl Edge {
         settings: &EdgeSettings,
         tls: Option<Arc<ServerTls>>,
         gateway: Arc<Gateway>,
+        shares: Shares,
     ) -> Arc<Edge> {
+        let handshakes = gateway.metrics().edge.handshakes.clone();
         Arc::new(Edge {
+            admission: Admission::new(settings, shares, handshakes),
             gateway,
             tls,
             limits: Arc::new(Limits {
@@ -104,9 +99,6 @@ impl Edge {
             handshake_timeout: settings.handshake_timeout_ms.0,
             lifetime_max: settings.lifetime_s.0.map(|lifetime| lifetime.0),
             lifetime_jitter_percent: settings.lifetime_jitter_percent,
-            connections_max: settings.connections_max.0,
-            sockets: Population::default(),
-            addresses: settings.connections_per_address_max.0.map(Addresses::new),
             proxies: settings.trusted_proxies.clone(),
         })
     }
@@ -118,29 +110,30 @@ impl Edge {
         tasks: TaskTracker,
         stop: CancellationToken,
     ) {
+        let mut pause = AcceptPause::default();
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
                 () = stop.cancelled() => return,
             };
             match accepted {
-                Ok((stream, address)) => self.clone().accept(stream, address, &tasks),
-                Err(error) => {
-                    warn!(%error, "cannot accept a connection");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                Ok((stream, address)) => {
+                    pause.on_accepted();
+                    self.clone().accept(stream, address, &tasks);
                 }
+                Err(error) => pause.wait(&error).await,
             }
         }
     }
 
     fn accept(self: Arc<Edge>, stream: TcpStream, address: SocketAddr, tasks: &TaskTracker) {
-        let places = match self.let_in(address.ip()) {
+        let places = match self.admission.let_in(address.ip(), &self.proxies) {
             Ok(places) => places,
-            Err((label, response)) => {
+            Err(label) => {
                 self.gateway.metrics().edge.refused.at(label).increment(1);
+                // Over TLS, an answer would cost as much as letting it in.
                 if self.tls.is_none() {
-                    // Without reading, as cheaply as can be.
-                    let _ = stream.try_write(response);
+                    self.admission.turn_away(stream, label, tasks);
                 }
                 return;
             }
@@ -162,18 +155,6 @@ impl Edge {
         };
     }
 
-    /// Whether one more may come from there. Behind a proxy are many, who are told apart later.
-    fn let_in(&self, address: IpAddr) -> Result<Places, (Refused, &'static [u8])> {
-        let node = self.sockets.enter(self.connections_max);
-        let node = node.ok_or((Refused::TooMany, TOO_MANY))?;
-        let addresses = self.addresses.as_ref().filter(|_| !self.proxies.trust(address));
-        let address = addresses
-            .map(|addresses| addresses.enter(address))
-            .map(|place| place.ok_or((Refused::TooManyOfAddress, TOO_MANY_OF_ADDRESS)))
-            .transpose()?;
-        Ok(Places { _node: node, address, stage: None })
-    }
-
     async fn open<S>(
         self: Arc<Edge>,
         stream: S,
@@ -184,7 +165,9 @@ impl Edge {
     ) where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        if let Some(session) = opening::open(&self, stream, peer, deadline, &mut places).await {
+        let session = opening::open(&self, stream, peer, deadline, &mut places).await;
+        places.handshake = None;
+        if let Some(session) = session {
             // A task of its own, so that what the handshake needed is not kept beside it.
             tasks.spawn(async move {
                 session.run().await;

@@ -141,8 +141,9 @@ fn admit(
     peer: Peer,
     places: &mut Places,
 ) -> Result<Admitted, (Refused, Reply)> {
-    let too_many = || Reply::message(429, "Too Many Requests").with("Retry-After", "5");
-    if let (Some(addresses), None) = (&edge.addresses, &places.address) {
+    let retry_after = || edge.admission.retry_after_s().to_string();
+    let too_many = || Reply::message(429, "Too Many Requests").with("Retry-After", &retry_after());
+    if let (Some(addresses), None) = (&edge.admission.addresses, &places.address) {
         let Client { ip, .. } = client(&edge.proxies, head, peer);
         places.address = addresses.enter(ip);
         if places.address.is_none() {
@@ -159,7 +160,8 @@ fn admit(
             return Err((Refused::Draining, reply));
         }
         Admission::NotReady => {
-            let reply = Reply::message(503, "Service Unavailable").with("Retry-After", "1");
+            let reply = Reply::message(503, "Service Unavailable");
+            let reply = reply.with("Retry-After", &retry_after());
             return Err((Refused::NotReady, reply));
         }
     };

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
+use metrics::Gauge;
 use parking_lot::Mutex;
 
 use crate::exchange::population::Resident;
@@ -14,10 +15,18 @@ const IPV6_BITS: u32 = 64;
 /// What a socket takes up for as long as it is open.
 pub(super) struct Places {
     pub(super) _node: Resident,
+    /// Until the handshake is over.
+    pub(super) handshake: Option<Handshake>,
     /// Where addresses are limited.
     pub(super) address: Option<AddressPlace>,
     /// Once it is known which stage it wants.
     pub(super) stage: Option<Resident>,
+}
+
+/// A handshake under way.
+pub(super) struct Handshake {
+    _place: Resident,
+    gauge: Gauge,
 }
 
 /// How many sockets each address has.
@@ -31,6 +40,19 @@ pub(super) struct Addresses {
 pub(super) struct AddressPlace {
     addresses: Arc<Addresses>,
     of: IpAddr,
+}
+
+impl Handshake {
+    pub(super) fn new(place: Resident, gauge: Gauge) -> Handshake {
+        gauge.increment(1);
+        Handshake { _place: place, gauge }
+    }
+}
+
+impl Drop for Handshake {
+    fn drop(&mut self) {
+        self.gauge.decrement(1);
+    }
 }
 
 impl Addresses {

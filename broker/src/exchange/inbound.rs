@@ -153,6 +153,7 @@ impl Inbound {
                     let status = error.status();
                     let verdict = match error {
                         CallError::Overloaded
+                        | CallError::QueuedTooLong(_)
                         | CallError::NotCalled(_)
                         | CallError::NotMapped(_)
                         | CallError::NoTemplate => Verdict::Refused { status },
@@ -452,6 +453,7 @@ fn frame_of(error: &CallError, request: RequestId) -> ErrorFrame {
         CallError::TimedOut(_) => ErrorFrame::TimedOut(request),
         CallError::NoTemplate => ErrorFrame::UnsupportedMediaType(request),
         CallError::Overloaded
+        | CallError::QueuedTooLong(_)
         | CallError::NotCalled(_)
         | CallError::NotMapped(_)
         | CallError::Failed(_)

@@ -17,10 +17,12 @@ use posthorn_core::event::connection_info::ConnectionInfo;
 use posthorn_core::event::context::Origin;
 use posthorn_core::ids::{ConnectionId, NodeRun};
 use posthorn_core::message::Message;
-use posthorn_core::outbox::{Outbox, OutboxLimits, Position, Progress};
+use posthorn_core::outbox::{Outbox, Position, Progress};
 use posthorn_core::recent::{Recent, Seen};
 
-use crate::exchange::outcome::{DeliverError, Outcome};
+use crate::config::node::SlowClients;
+use crate::exchange::outboxes::Outboxes;
+use crate::exchange::outcome::{DeliverError, Outcome, Unavailable};
 use crate::telemetry::StageMetrics;
 
 const SHARDS: usize = 64;
@@ -44,7 +46,7 @@ pub struct Mailbox {
     pub owner: NodeRun,
     /// Of its stage.
     pub metrics: Arc<StageMetrics>,
-    limits: OutboxLimits,
+    outboxes: Arc<Outboxes>,
     /// Milliseconds since 1970-01-01 UTC.
     last_active_at_ms: AtomicU64,
     /// How many events of the connection backends were told of.
@@ -91,14 +93,14 @@ impl Mailbox {
         info: Arc<ConnectionInfo>,
         owner: NodeRun,
         metrics: Arc<StageMetrics>,
-        limits: OutboxLimits,
+        outboxes: Arc<Outboxes>,
     ) -> Mailbox {
         let last_active_at_ms = AtomicU64::new(info.connected_at_ms);
         Mailbox {
             info,
             owner,
             metrics,
-            limits,
+            outboxes,
             last_active_at_ms,
             // The first is `$connect`.
             events: AtomicU64::new(1),
@@ -131,7 +133,7 @@ impl Mailbox {
     /// Puts a message in. The answer comes at once unless its sender wants to wait for more.
     pub fn post(&self, now: Instant, post: &Post, answer: Answer) {
         let mut state = self.state.lock();
-        match state.accept(now, self.limits, post) {
+        match state.accept(now, &self.outboxes, post) {
             Ok((position, seen)) => {
                 if seen == Seen::Never {
                     self.metrics.unrouted.messages_sent.increment(1);
@@ -144,7 +146,11 @@ impl Mailbox {
                 }
             }
             Err(error) => {
+                let is_to_be_closed = state.wish.is_some();
                 drop(state);
+                if is_to_be_closed {
+                    self.waker.wake();
+                }
                 answer(Err(error));
             }
         }
@@ -157,10 +163,10 @@ impl Mailbox {
         if state.is_shut {
             return Err(DeliverError::Gone);
         }
-        let pushed = state.outbox.push(self.limits, message);
+        let pushed = state.push(&self.outboxes, message);
         drop(state);
         self.waker.wake();
-        pushed.map(|_| ()).map_err(|_| DeliverError::TooSlow)
+        pushed.map(|_| ())
     }
 
     /// Wishes the connection closed. The first wish counts.
@@ -251,6 +257,7 @@ impl Mailbox {
             bytes += message.payload.len();
             mail.messages.push(message);
         }
+        self.outboxes.release(mail.messages.len(), bytes);
         mail.ping = state.outbox.poll_ping();
         // What was accepted before the wish is sent before the farewell.
         if state.outbox.is_empty() {
@@ -282,6 +289,7 @@ impl Mailbox {
     pub fn end(&self) {
         let mut state = self.state.lock();
         state.is_shut = true;
+        self.outboxes.release(state.outbox.len(), state.outbox.bytes());
         let unfinished: Vec<_> = state.outbox.close().collect();
         drop(state);
         for (answer, unfinished) in unfinished {
@@ -297,25 +305,33 @@ impl Drop for CallUnderWay {
     }
 }
 
+impl Drop for Mailbox {
+    /// Where it was never ended, what it held is given back here.
+    fn drop(&mut self) {
+        let outbox = &self.state.get_mut().outbox;
+        self.outboxes.release(outbox.len(), outbox.bytes());
+    }
+}
+
 impl State {
     fn accept(
         &mut self,
         now: Instant,
-        limits: OutboxLimits,
+        outboxes: &Outboxes,
         post: &Post,
     ) -> Result<(Position, Seen), DeliverError> {
         if self.is_shut || self.wish.is_some() {
             return Err(DeliverError::Gone);
         }
         let Some(key) = &post.idempotency_key else {
-            return Ok((self.push(limits, post)?, Seen::Never));
+            return Ok((self.push(outboxes, post.message.clone())?, Seen::Never));
         };
         let seen = self.recent.get_or_insert_default().look_up(now, key, &post.message);
         match seen {
             Seen::Accepted(position) => Ok((position, seen)),
             Seen::Otherwise => Err(DeliverError::KeyReused),
             Seen::Never => {
-                let position = self.push(limits, post)?;
+                let position = self.push(outboxes, post.message.clone())?;
                 let recent = self.recent.get_or_insert_default();
                 recent.on_accepted(now, key, &post.message, position);
                 Ok((position, seen))
@@ -323,8 +339,20 @@ impl State {
         }
     }
 
-    fn push(&mut self, limits: OutboxLimits, post: &Post) -> Result<Position, DeliverError> {
-        self.outbox.push(limits, post.message.clone()).map_err(|_| DeliverError::TooSlow)
+    /// A client that does not take what is queued for it is refused more of it or, where it is so
+    /// set, closed.
+    fn push(&mut self, outboxes: &Outboxes, message: Message) -> Result<Position, DeliverError> {
+        let limits = outboxes.limits;
+        if self.outbox.has_room(limits, message.payload.len()) {
+            let before = (self.outbox.len(), self.outbox.bytes());
+            let busy = |_| DeliverError::Unavailable(Unavailable::Busy);
+            outboxes.reserve(&message, before).map_err(busy)?;
+            return self.outbox.push(limits, message).map_err(|_| DeliverError::TooSlow);
+        }
+        if outboxes.slow_clients == SlowClients::Close && self.wish.is_none() {
+            self.wish = Some(CloseCause::TooSlow);
+        }
+        Err(DeliverError::TooSlow)
     }
 }
 
@@ -365,13 +393,6 @@ impl Mailboxes {
 
     pub fn is_empty(&self) -> bool {
         self.shards.iter().all(|shard| shard.read().is_empty())
-    }
-
-    /// Bytes of the messages that wait in all outboxes.
-    pub fn outbox_bytes(&self) -> usize {
-        let mut bytes = 0;
-        self.for_each(|mailbox| bytes += mailbox.state.lock().outbox.bytes());
-        bytes
     }
 
     /// Of every mailbox there is now, in an order that says nothing.

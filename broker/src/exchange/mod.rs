@@ -13,6 +13,7 @@ pub mod listing;
 mod mail;
 pub mod mailbox;
 pub mod outbound;
+pub mod outboxes;
 pub mod outcome;
 pub mod population;
 pub mod scope;
@@ -33,7 +34,7 @@ use posthorn_core::event::connection_info::ConnectionInfo;
 use posthorn_core::ids::{ConnectionId, NodeRun};
 use posthorn_core::listing::Page;
 use posthorn_core::message::Message;
-use posthorn_core::outbox::{OutboxLimits, Progress};
+use posthorn_core::outbox::Progress;
 use posthorn_core::placement::{self, Located};
 
 use crate::consensus::Consensus;
@@ -45,6 +46,7 @@ use crate::exchange::listing::{Listings, Wanted};
 use crate::exchange::mail::{Answered, Mail, Wish, decode_mail, encode_answer, malformed_answer};
 use crate::exchange::mailbox::{Answer, Mailbox, Mailboxes, Post};
 use crate::exchange::outbound::{Outbound, Tell};
+use crate::exchange::outboxes::Outboxes;
 use crate::exchange::outcome::{DeliverError, Outcome};
 use crate::exchange::scope::Scope;
 use crate::exchange::stage::{Stage, Stages};
@@ -61,15 +63,13 @@ pub struct Gateway {
     consensus: Consensus,
     draining: Draining,
     stages: RwLock<Arc<Stages>>,
-    outbox_limits: OutboxLimits,
+    outboxes: Arc<Outboxes>,
     metrics: Arc<Metrics>,
 }
 
 /// What is enough.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Of each connection.
-    pub outbox: OutboxLimits,
     /// A larger answer to a message is not sent: the client is told of an error.
     pub reply_bytes_max: usize,
     /// How long a `$disconnect` that is not answered is repeated.
@@ -105,13 +105,14 @@ impl Gateway {
         consensus: Consensus,
         fabric: Fabric,
         stages: Stages,
+        outboxes: Arc<Outboxes>,
         limits: Limits,
         metrics: Arc<Metrics>,
     ) -> Arc<Gateway> {
         let mailboxes = Arc::new(Mailboxes::default());
         let outbound = Outbound::new(mailboxes.clone(), consensus.clone(), fabric, metrics.clone());
         let stages = RwLock::new(Arc::new(stages));
-        let Limits { outbox: outbox_limits, reply_bytes_max, disconnect_retry_max } = limits;
+        let Limits { reply_bytes_max, disconnect_retry_max } = limits;
         let inbound = Inbound::new(consensus.clone(), reply_bytes_max);
         Arc::new(Gateway {
             mailboxes,
@@ -127,7 +128,7 @@ impl Gateway {
             consensus,
             draining: Draining::default(),
             stages,
-            outbox_limits,
+            outboxes,
             metrics,
         })
     }
@@ -200,7 +201,7 @@ impl Gateway {
     /// A connection begins: from here on it can be posted to on this node.
     pub fn begin(&self, owner: NodeRun, info: ConnectionInfo, stage: &Stage) -> Arc<Mailbox> {
         let (info, metrics) = (Arc::new(info), stage.metrics.clone());
-        let mailbox = Arc::new(Mailbox::new(info, owner, metrics, self.outbox_limits));
+        let mailbox = Arc::new(Mailbox::new(info, owner, metrics, self.outboxes.clone()));
         self.mailboxes.insert(mailbox.clone());
         mailbox
     }
@@ -369,7 +370,7 @@ impl Gateway {
 
     /// Brings the gauge of what waits in outboxes up to date.
     pub fn measure_outboxes(&self) {
-        self.metrics.edge.outbox_bytes.set(self.mailboxes.outbox_bytes() as f64);
+        self.metrics.edge.outbox_bytes.set(self.outboxes.bytes() as f64);
     }
 
     /// Calls `$disconnect` for what runs that are over have left to us, for ever.

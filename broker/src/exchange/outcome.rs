@@ -40,6 +40,7 @@ pub enum Unavailable {
     /// The owner's lease has ended.
     #[error("the owner of the connection has lost its lease")]
     Fenced,
+    /// Too much waits to be delivered.
     #[error("too many posts are under way")]
     Busy,
 }
@@ -50,7 +51,10 @@ impl DeliverError {
             DeliverError::Gone => Posted::Gone,
             DeliverError::TooSlow => Posted::TooSlow,
             DeliverError::KeyReused => Posted::KeyReused,
-            DeliverError::Unavailable(_) => Posted::Unavailable,
+            DeliverError::Unavailable(Unavailable::Busy) => Posted::Busy,
+            DeliverError::Unavailable(
+                Unavailable::OwnerUnreachable | Unavailable::NoQuorum | Unavailable::Fenced,
+            ) => Posted::Unavailable,
             DeliverError::Unknown => Posted::Unknown,
         }
     }

@@ -5,19 +5,22 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::Request;
+use metrics::Gauge;
 use posthorn_core::auth::authorizer::{AuthorizerAnswer, UNAUTHORIZED};
 use posthorn_core::auth::identity_source::IdentitySource;
 use posthorn_core::event::proxy::AuthorizerEvent;
 use serde::Deserialize;
 
-use crate::config::api::{AuthorizerSettings, AuthorizerTarget};
+use crate::config::api::{AuthorizerSettings, AuthorizerTarget, PlacesSettings};
 use crate::integration::http::USER_AGENT;
 use crate::integration::lambda::Invoked;
+use crate::integration::places::Places;
 use crate::integration::{CallError, Clients, within};
 
 pub struct Authorizer {
     target: AuthorizerTarget,
     timeout: Option<Duration>,
+    places: Places,
     /// What a client must send to be asked about at all.
     pub identity_sources: Vec<IdentitySource>,
     clients: Clients,
@@ -36,7 +39,9 @@ pub enum AuthorizerError {
 impl Authorizer {
     pub fn new(settings: &AuthorizerSettings, clients: &Clients) -> Authorizer {
         let AuthorizerSettings { target, timeout, identity_sources } = settings.clone();
-        Authorizer { target, timeout, identity_sources, clients: clients.clone() }
+        // Handshakes under way are counted by the edge.
+        let places = Places::new(PlacesSettings::default(), Gauge::noop());
+        Authorizer { target, timeout, places, identity_sources, clients: clients.clone() }
     }
 
     pub async fn ask(
@@ -44,6 +49,7 @@ impl Authorizer {
         event: &AuthorizerEvent<'_>,
     ) -> Result<AuthorizerAnswer, AuthorizerError> {
         let asked = async {
+            let _place = self.places.take().await.map_err(|error| failed(&error))?;
             match &self.target {
                 AuthorizerTarget::Lambda(function) => {
                     let invoked =

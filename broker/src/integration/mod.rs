@@ -13,6 +13,7 @@ mod http_target;
 pub mod key_sets;
 mod lambda;
 mod mock;
+mod places;
 pub mod reach;
 
 use std::sync::Arc;
@@ -21,7 +22,6 @@ use std::time::{Duration, Instant};
 use posthorn_core::event::connection_info::ConnectionInfo;
 use posthorn_core::event::proxy::Event;
 use posthorn_core::message::Message;
-use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::config::api::{IntegrationKind, IntegrationSettings};
 use crate::config::aws::AwsSettings;
@@ -35,6 +35,7 @@ use crate::integration::http_target::HttpTarget;
 use crate::integration::key_sets::KeySets;
 use crate::integration::lambda::{AwsProxy, LambdaClient};
 use crate::integration::mock::Mock;
+use crate::integration::places::Places;
 use crate::integration::reach::Reach;
 use crate::telemetry::{Called, Metrics};
 
@@ -51,10 +52,7 @@ pub struct Clients {
 pub struct Integration {
     kind: Kind,
     timeout: Option<Duration>,
-    /// For calls under way.
-    places: Semaphore,
-    /// For calls that wait for such a place.
-    waiting: Semaphore,
+    places: Places,
     metrics: Arc<Metrics>,
 }
 
@@ -91,6 +89,9 @@ pub enum CallError {
     /// Certainly not called.
     #[error("too many calls are under way")]
     Overloaded,
+    /// Certainly not called.
+    #[error("no turn within {} ms: too many calls are under way", .0.as_millis())]
+    QueuedTooLong(Duration),
     /// Certainly not called.
     #[error("{0}")]
     NotCalled(String),
@@ -138,7 +139,7 @@ impl CallError {
     /// What it is called over HTTP.
     pub fn status(&self) -> u16 {
         match self {
-            CallError::Overloaded => 503,
+            CallError::Overloaded | CallError::QueuedTooLong(_) => 503,
             CallError::NotCalled(_) | CallError::Failed(_) => 502,
             CallError::NotMapped(_) | CallError::BadAnswer(_) => 500,
             CallError::NoTemplate => 415,
@@ -149,6 +150,7 @@ impl CallError {
     fn label(&self) -> Called {
         match self {
             CallError::Overloaded => Called::Overloaded,
+            CallError::QueuedTooLong(_) => Called::QueuedTooLong,
             CallError::TimedOut(_) => Called::TimedOut,
             CallError::NotCalled(_)
             | CallError::NotMapped(_)
@@ -192,8 +194,7 @@ impl Integration {
         Integration {
             kind,
             timeout: settings.timeout,
-            places: Semaphore::new(settings.concurrency_max),
-            waiting: Semaphore::new(settings.concurrency_max),
+            places: Places::new(settings.places, metrics.integrations.waiting.clone()),
             metrics,
         }
     }
@@ -237,7 +238,7 @@ impl Integration {
     }
 
     async fn call_in_turn(&self, event: &Event<'_>) -> Result<Answer, CallError> {
-        let _place = self.take_place().await?;
+        let _place = self.places.take().await?;
         match &self.kind {
             Kind::AwsProxy(lambda) => lambda.call(event).await,
             Kind::Custom(custom) => custom.call(event).await,
@@ -246,16 +247,6 @@ impl Integration {
             Kind::HttpProxy(http) => http.call(event).await,
             Kind::Mock(mock) => Ok(mock.answer(event.info(), event.message())),
         }
-    }
-
-    /// Waits for a place among the calls under way, unless too many wait already.
-    async fn take_place(&self) -> Result<SemaphorePermit<'_>, CallError> {
-        if let Ok(place) = self.places.try_acquire() {
-            return Ok(place);
-        }
-        let _waiting = self.waiting.try_acquire().map_err(|_| CallError::Overloaded)?;
-        // It is never closed.
-        self.places.acquire().await.map_err(|_| CallError::Overloaded)
     }
 }
 

@@ -28,6 +28,7 @@ pub struct EdgeMetrics {
     pub messages_received: Counter,
     pub messages_sent: Counter,
     pub outbox_bytes: Gauge,
+    pub handshakes: Gauge,
     pub handshake_seconds: Histogram,
 }
 
@@ -35,6 +36,7 @@ pub struct IntegrationMetrics {
     pub calls: ByLabel<Called, Counter>,
     pub call_seconds: Histogram,
     pub in_flight: Gauge,
+    pub waiting: Gauge,
 }
 
 pub struct PostMetrics {
@@ -113,7 +115,10 @@ label! {
         BackendFailed => "backend_failed",
         NotReady => "not_ready",
         Draining => "draining",
+        TooFast => "too_fast",
         TooMany => "too_many",
+        TooManyHandshakes => "too_many_handshakes",
+        Memory => "memory",
         TooManyOfAddress => "too_many_of_address",
         TooManyOfStage => "too_many_of_stage",
         TimedOut => "timed_out",
@@ -129,6 +134,7 @@ label! {
         Failed => "failed",
         TimedOut => "timed_out",
         Overloaded => "overloaded",
+        QueuedTooLong => "queued_too_long",
     }
 }
 
@@ -139,6 +145,7 @@ label! {
         Gone => "gone",
         TooSlow => "too_slow",
         KeyReused => "key_reused",
+        Busy => "busy",
         Unavailable => "unavailable",
         Unknown => "unknown",
     }
@@ -211,8 +218,11 @@ impl EdgeMetrics {
                 .counter("posthorn_messages_sent_total", "Messages given to clients' sockets."),
             outbox_bytes: registry.gauge(
                 "posthorn_outbox_bytes",
-                "Bytes of messages accepted for clients and not yet given to their sockets.",
+                "Bytes of messages accepted for clients and not yet given to their sockets, and 64 for \
+                 each message.",
             ),
+            handshakes: registry
+                .gauge("posthorn_handshakes", "Handshakes of clients under way at this node."),
             handshake_seconds: registry.seconds(
                 "posthorn_handshake_seconds",
                 "From a whole request to its 101, what the backend took included.",
@@ -233,6 +243,10 @@ impl IntegrationMetrics {
                 .seconds("posthorn_integration_call_seconds", "How long a call took."),
             in_flight: registry
                 .gauge("posthorn_integration_calls_in_flight", "Calls not answered yet."),
+            waiting: registry.gauge(
+                "posthorn_integration_calls_waiting",
+                "Calls that wait for others of the same integration to end.",
+            ),
         }
     }
 }

@@ -23,6 +23,7 @@ use crate::config::values::{Limit, Millis};
 const TIMEOUT_DEFAULT: Duration = Duration::from_millis(29_000);
 const TIMEOUT_MIN: Duration = Duration::from_millis(50);
 const CONCURRENCY_DEFAULT: usize = 1024;
+const QUEUE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
 /// How API Gateway names a function: the ARN of an action of its own.
 const INVOCATION_BEGIN: &str = ":lambda:path/2015-03-31/functions/";
 const INVOCATION_END: &str = "/invocations";
@@ -40,8 +41,28 @@ pub struct IntegrationSettings {
     pub kind: IntegrationKind,
     /// None is for ever.
     pub timeout: Option<Duration>,
-    /// Calls under way at once from one node. As many more wait; further ones are refused.
+    pub places: PlacesSettings,
+}
+
+/// How many calls there may be of one backend, from one node. Further ones are refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PlacesSettings {
+    /// Under way at once.
     pub concurrency_max: usize,
+    /// Waiting for others to end.
+    pub queue_max: usize,
+    /// How long they wait before they are refused.
+    pub queue_timeout: Duration,
+}
+
+impl Default for PlacesSettings {
+    fn default() -> PlacesSettings {
+        PlacesSettings {
+            concurrency_max: CONCURRENCY_DEFAULT,
+            queue_max: CONCURRENCY_DEFAULT,
+            queue_timeout: QUEUE_TIMEOUT_DEFAULT,
+        }
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -119,7 +140,13 @@ pub(super) struct WrittenIntegration {
     connection_id: Option<Spanned<String>>,
     credentials_arn: Option<Spanned<String>>,
     timeout_in_millis: Option<Spanned<Limit<Millis>>>,
+    /// Calls under way at once from one node.
     concurrency_max: Option<Spanned<usize>>,
+    /// Calls that wait for others to end: as many as may be under way, where it is missing. Further ones
+    /// are refused.
+    queue_max: Option<usize>,
+    /// How long a call waits for others to end before it is refused.
+    queue_timeout_in_millis: Option<Millis>,
     /// `integration.request.header|querystring|path.NAME`, and where each comes from.
     #[serde(default)]
     request_parameters: Texts,
@@ -239,7 +266,7 @@ impl WrittenIntegration {
         Ok(IntegrationSettings {
             kind,
             timeout: timeout(place, self.timeout_in_millis.as_ref())?,
-            concurrency_max: self.concurrency_max(place)?,
+            places: self.places(place)?,
         })
     }
 
@@ -436,13 +463,18 @@ impl WrittenIntegration {
         }
     }
 
-    fn concurrency_max(&self, place: &str) -> Result<usize, Fault> {
-        match &self.concurrency_max {
-            Some(max) if max.value == 0 => {
-                Err(Fault::at(format!("{place}.concurrency_max"), max, "is at least 1"))
-            }
-            max => Ok(max.as_ref().map_or(CONCURRENCY_DEFAULT, |max| max.value)),
+    fn places(&self, place: &str) -> Result<PlacesSettings, Fault> {
+        if let Some(max) = self.concurrency_max.as_ref().filter(|max| max.value == 0) {
+            return Err(Fault::at(format!("{place}.concurrency_max"), max, "is at least 1"));
         }
+        let concurrency_max = self.concurrency_max.as_ref();
+        let concurrency_max = concurrency_max.map_or(CONCURRENCY_DEFAULT, |max| max.value);
+        let queue_timeout = self.queue_timeout_in_millis;
+        Ok(PlacesSettings {
+            concurrency_max,
+            queue_max: self.queue_max.unwrap_or(concurrency_max),
+            queue_timeout: queue_timeout.map_or(QUEUE_TIMEOUT_DEFAULT, |timeout| timeout.0),
+        })
     }
 }
 

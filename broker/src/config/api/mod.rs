@@ -37,7 +37,7 @@ pub use crate::config::api::authorizer::{
 use crate::config::api::integration::WrittenIntegration;
 pub(super) use crate::config::api::integration::http_uri;
 pub use crate::config::api::integration::{
-    FunctionName, HttpAddress, IntegrationKind, IntegrationSettings, MockResponse,
+    FunctionName, HttpAddress, IntegrationKind, IntegrationSettings, MockResponse, PlacesSettings,
 };
 pub use crate::config::api::limits::ApiKeySource;
 use crate::config::api::model::WrittenModel;
