@@ -79,12 +79,24 @@ pub enum NodeError {
     Store(Arc<str>),
     #[error("this release does not work with the cluster: {0}")]
     Incompatible(Arc<str>),
+    #[error("this node was removed from the cluster; started again, it asks to join it again")]
+    Removed,
     #[error("raft: {0}")]
     Raft(String),
     #[error("metrics: {0}")]
     Metrics(String),
     #[error("{key}: {error}")]
     Tls { key: &'static str, error: TlsError },
+}
+
+impl From<Failure> for NodeError {
+    fn from(failure: Failure) -> NodeError {
+        match failure {
+            Failure::Store(error) => NodeError::Store(error),
+            Failure::Incompatible(error) => NodeError::Incompatible(error),
+            Failure::Removed => NodeError::Removed,
+        }
+    }
 }
 
 impl Node {
@@ -250,15 +262,6 @@ impl Node {
     }
 }
 
-impl From<Failure> for NodeError {
-    fn from(failure: Failure) -> NodeError {
-        match failure {
-            Failure::Store(error) => NodeError::Store(error),
-            Failure::Incompatible(error) => NodeError::Incompatible(error),
-        }
-    }
-}
-
 impl Listeners {
     fn open(config: &Config) -> Result<Listeners, NodeError> {
         let open = |key, address| {
@@ -314,8 +317,8 @@ async fn answer_fences(mut fences: mpsc::Receiver<Fence>, gateway: Arc<Gateway>)
 
 async fn failure_of(failure: &mut watch::Receiver<Option<Failure>>) -> Failure {
     loop {
-        if let Some(error) = failure.borrow_and_update().clone() {
-            return error;
+        if let Some(failure) = failure.borrow_and_update().clone() {
+            return failure;
         }
         if failure.changed().await.is_err() {
             std::future::pending::<()>().await;

@@ -48,9 +48,18 @@ pub struct Options {
     pub settings: String,
 }
 
+/// Who forms the cluster, and more of what all its nodes are told of it.
+pub struct Founding {
+    /// How many nodes, from the first on, are initial voters. The others join.
+    pub voters: usize,
+    /// Keys of the section `cluster`, in YAML, indented by two spaces.
+    pub keys: String,
+}
+
 pub struct Cluster {
     nodes: Vec<Option<Process>>,
     options: Options,
+    founding: Founding,
     fabric: Vec<SocketAddr>,
     /// On loopback, if there are none.
     hosts: Option<Arc<Hosts>>,
@@ -61,6 +70,12 @@ pub struct Cluster {
 impl Default for Options {
     fn default() -> Options {
         Options { nodes: 3, apis: ECHO_API.to_owned(), settings: String::new() }
+    }
+}
+
+impl Founding {
+    fn by_all(options: &Options) -> Founding {
+        Founding { voters: options.nodes as usize, keys: String::new() }
     }
 }
 
@@ -75,7 +90,8 @@ impl Cluster {
         let index = |id| usize::try_from(id).expect("there are few nodes");
         let address = |id| SocketAddr::new(hosts.address(Host::Node(index(id))), FABRIC_PORT);
         let fabric = (0..options.nodes).map(address).collect();
-        Cluster::prepare_at(options, fabric, Some(hosts)).started().await
+        let founding = Founding::by_all(&options);
+        Cluster::prepare_at(options, founding, fabric, Some(hosts)).started().await
     }
 
     async fn started(self) -> Cluster {
@@ -91,11 +107,21 @@ impl Cluster {
 
     /// Everything but the processes.
     pub fn prepare(options: Options) -> Cluster {
-        let fabric = pick_addresses(options.nodes);
-        Cluster::prepare_at(options, fabric, None)
+        let founding = Founding::by_all(&options);
+        Cluster::prepare_founded(options, founding)
     }
 
-    fn prepare_at(options: Options, fabric: Vec<SocketAddr>, hosts: Option<Arc<Hosts>>) -> Cluster {
+    pub fn prepare_founded(options: Options, founding: Founding) -> Cluster {
+        let fabric = pick_addresses(options.nodes);
+        Cluster::prepare_at(options, founding, fabric, None)
+    }
+
+    fn prepare_at(
+        options: Options,
+        founding: Founding,
+        fabric: Vec<SocketAddr>,
+        hosts: Option<Arc<Hosts>>,
+    ) -> Cluster {
         let folder = TempDir::with_prefix("posthorn-").expect("a folder can be made");
         let name = ClusterName::try_from("test").expect("it is a name");
         let authority = DevAuthority::new(&name).expect("an authority can be made");
@@ -103,7 +129,7 @@ impl Cluster {
             authority.write(folder.path(), NodeId(id)).expect("papers can be written");
         }
         let nodes = (0..options.nodes).map(|_| None).collect();
-        let cluster = Cluster { nodes, options, fabric, hosts, folder };
+        let cluster = Cluster { nodes, options, founding, fabric, hosts, folder };
         for index in 0..cluster.nodes.len() {
             std::fs::write(cluster.config_path(index), cluster.config(index)).expect("a file");
         }
@@ -201,14 +227,15 @@ impl Cluster {
             "node: {{ id: {index}, data_dir: \"{folder}/data-{index}\" }}\n\
              cluster:\n  name: test\n  initial_voters:\n"
         );
-        for (id, address) in self.fabric.iter().enumerate() {
+        for (id, address) in self.fabric.iter().enumerate().take(self.founding.voters) {
             let _ = writeln!(text, "    - {{ id: {id}, address: \"{address}\" }}");
         }
+        text.push_str(&self.founding.keys);
         let _ = write!(
             text,
             "fabric:\n  listen: \"{own}\"\n  advertise: \"{own}\"\n  \
-               ca_file: \"{folder}/ca.pem\"\n  cert_file: \"{folder}/node-{index}.pem\"\n  \
-               key_file: \"{folder}/node-{index}.key\"\n"
+               ca_file: \"{folder}/ca.pem\"\n  cert_file: \"{folder}/node-{{id}}.pem\"\n  \
+               key_file: \"{folder}/node-{{id}}.key\"\n"
         );
         if !self.options.settings.contains("admin:") {
             let admin = match self.hosts {

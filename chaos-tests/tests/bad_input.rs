@@ -132,34 +132,40 @@ async fn garbage_at_every_port_hurts_nobody() {
 const LONG_REASON: &str =
     "window_s: 1, close_reason: \"€€€€€€€€€€€€€€€€€€€€€€€€€€€€€€€€€€€€€€€€€x\"";
 
+/// What is to be replaced in a good configuration, by what, and what the error says.
+const WRONG: &[(&str, &str, &str)] = &[
+    ("listen:", "lisen:", "lisen"),
+    ("id: 0", "id: zero", "node.id"),
+    ("name: test", "name: TEST", "cluster.name"),
+    ("admin: {", "admin: 7\nlog: {", "admin"),
+    ("integrations/echo,", "integrations/ehco,", "routes.$default.target"),
+    ("$request.body.action", "$request.header.action", "route_selection_expression"),
+    ("MOCK", "MOKC", "integration_type"),
+    ("stages:", "stagse:", "stagse"),
+    ("apis:", "apis: {}\napis:", "apis"),
+    ("cluster:", "cluster: [", ""),
+    ("name: test", "name: test\n  lease_ms: 100", "cluster.lease_ms: is at least"),
+    ("initial_voters:", "initial_voters: []\n  x:", ""),
+    ("window_s: 1", "window_s: 1, close_code: 1005", "drain.close_code"),
+    ("window_s: 1", LONG_REASON, "drain.close_reason"),
+    ("apis:", "domain_names: { 'a b': { api_mappings: [] } }\napis:", "domain_names.a b"),
+    (
+        "apis:",
+        "domain_names: { a.b: { api_mappings: [{ api_id: dev, stage: prod }] } }\napis:",
+        "domain_names.a.b.api_mappings[0].stage: `prod` is no stage",
+    ),
+    ("name: test", "name: test\n  voters_max: 2", "cluster.voters_max: is 1, 3 or 5"),
+    ("name: test", "name: test\n  voter_absence_max_s: 1", "voter_absence_max_s: is at least"),
+    ("name: test", "name: test\n  peers: [name]", "cluster.peers: `name` is not a host and a"),
+];
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_configuration_is_refused_in_one_line_that_names_the_place() {
     let cluster = Cluster::prepare(Options { nodes: 1, ..Options::default() });
     let good = cluster.config(0);
     let path = cluster.config_path(0);
     let file = path.display().to_string();
-    for (from, to, expected) in [
-        ("listen:", "lisen:", "lisen"),
-        ("id: 0", "id: zero", "node.id"),
-        ("name: test", "name: TEST", "cluster.name"),
-        ("admin: {", "admin: 7\nlog: {", "admin"),
-        ("integrations/echo,", "integrations/ehco,", "routes.$default.target"),
-        ("$request.body.action", "$request.header.action", "route_selection_expression"),
-        ("MOCK", "MOKC", "integration_type"),
-        ("stages:", "stagse:", "stagse"),
-        ("apis:", "apis: {}\napis:", "apis"),
-        ("cluster:", "cluster: [", ""),
-        ("name: test", "name: test\n  lease_ms: 100", "cluster.lease_ms: is at least"),
-        ("initial_voters:", "initial_voters: []\n  x:", ""),
-        ("window_s: 1", "window_s: 1, close_code: 1005", "drain.close_code"),
-        ("window_s: 1", LONG_REASON, "drain.close_reason"),
-        ("apis:", "domain_names: { 'a b': { api_mappings: [] } }\napis:", "domain_names.a b"),
-        (
-            "apis:",
-            "domain_names: { a.b: { api_mappings: [{ api_id: dev, stage: prod }] } }\napis:",
-            "domain_names.a.b.api_mappings[0].stage: `prod` is no stage",
-        ),
-    ] {
+    for (from, to, expected) in WRONG {
         std::fs::write(&path, good.replacen(from, to, 1)).unwrap();
         let (status, error) = Process::start_in_vain(&path).await;
         assert_eq!(status.code(), Some(2), "{from} -> {to}: {error}");

@@ -16,6 +16,7 @@ pub mod ids;
 pub mod listing;
 pub mod liveness;
 pub mod mapping;
+pub mod membership;
 pub mod message;
 pub mod model;
 pub mod outbox;

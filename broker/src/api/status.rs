@@ -106,6 +106,8 @@ impl From<OperatorError> for Told {
             OperatorError::UnknownNode(_) => (Code::NotFound, "UNKNOWN_NODE"),
             OperatorError::Unreachable(..) => (Code::Unavailable, "NODE_UNREACHABLE"),
             OperatorError::Unknown(..) => (Code::DeadlineExceeded, "OUTCOME_UNKNOWN"),
+            OperatorError::Indispensable(_) => (Code::FailedPrecondition, "INDISPENSABLE_NODE"),
+            OperatorError::NoLeader(_) => (Code::Unavailable, "NO_LEADER"),
         };
         Told { code, reason, message: error.to_string(), retry_after: None }
     }

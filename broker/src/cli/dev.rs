@@ -19,6 +19,8 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 /// Longer than a node takes to end in order.
 const END_TIMEOUT: Duration = Duration::from_secs(30);
 const PORTS_A_NODE: u16 = 10;
+/// They form the cluster, where there are as many nodes.
+const VOTERS: usize = 3;
 
 struct Plan {
     folder: PathBuf,
@@ -149,7 +151,9 @@ impl Plan {
             "node: {{ id: {id}, data_dir: \"{folder}/node-{id}\" }}\n\
              cluster:\n  name: {CLUSTER}\n  initial_voters:\n"
         );
-        for PlannedNode { id, fabric, .. } in &self.nodes {
+        // The others find the cluster by these.
+        let voters = if self.nodes.len() < VOTERS { 1 } else { VOTERS };
+        for PlannedNode { id, fabric, .. } in &self.nodes[..voters] {
             let _ = writeln!(text, "    - {{ id: {id}, address: \"{fabric}\" }}");
         }
         let _ = write!(

@@ -21,6 +21,8 @@ pub enum Exit {
     NoLeader = 7,
     /// This release does not speak what the cluster speaks.
     Incompatible = 8,
+    /// The node is no longer a member of its cluster.
+    Removed = 9,
 }
 
 impl From<Exit> for ExitCode {

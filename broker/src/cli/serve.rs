@@ -42,7 +42,7 @@ pub(super) async fn serve(path: &Path, versions: ProtocolVersions, end_with_stdi
         eprintln!("posthorn: {}: {error}", path.display());
         return Exit::Usage;
     }
-    match Box::pin(run(config, versions, end_with_stdin)).await {
+    match run(config, versions, end_with_stdin).await {
         Ok(()) => Exit::Success,
         Err(error) => {
             eprintln!("posthorn: {error}");
@@ -51,6 +51,7 @@ pub(super) async fn serve(path: &Path, versions: ProtocolVersions, end_with_stdi
                 NodeError::Fabric(_) | NodeError::Tls { .. } => Exit::Usage,
                 NodeError::Store(_) => Exit::Store,
                 NodeError::Incompatible(_) => Exit::Incompatible,
+                NodeError::Removed => Exit::Removed,
                 NodeError::Raft(_) | NodeError::Metrics(_) => Exit::Failed,
             }
         }
@@ -70,7 +71,7 @@ async fn run(
         listening.edge, listening.api, listening.admin, listening.fabric
     );
     tokio::spawn(watch_signals(node.draining().clone(), end_with_stdin));
-    node.run(hangups).await
+    Box::pin(node.run(hangups)).await
 }
 
 /// SIGHUP asks for files to be read anew.

@@ -217,6 +217,7 @@ impl Config {
             aws,
             ..
         } = written;
+        let (cluster, fabric) = (cluster.filled(), fabric.filled(node.id));
         edge.tls = edge.tls.map(|tls| tls.found_from(folder));
         api.tls = api.tls.map(|tls| tls.found_from(folder));
         let aws = aws
@@ -261,6 +262,14 @@ impl Config {
         if ids.len() != initial_voters.len() {
             return Err(("cluster.initial_voters", "names each node once".to_owned()));
         }
+        self.check_addresses()?;
+        if !matches!(self.cluster.voters_max, 1 | 3 | 5) {
+            return Err(("cluster.voters_max", "is 1, 3 or 5".to_owned()));
+        }
+        if self.cluster.voter_absence_max_s.0 < patience_ms.0 {
+            let rule = "is at least cluster.patience_ms";
+            return Err(("cluster.voter_absence_max_s", rule.to_owned()));
+        }
         if election_timeout_ms.0 < heartbeat_ms.0 * 5 {
             let rule = "is at least 5 times cluster.heartbeat_ms";
             return Err(("cluster.election_timeout_ms", rule.to_owned()));
@@ -281,6 +290,21 @@ impl Config {
         let mut apis = BTreeSet::new();
         if let Some(twice) = self.apis.iter().find(|api| !apis.insert(&api.id)) {
             return Err(("apis", format!("names `{}` once", twice.id)));
+        }
+        Ok(())
+    }
+
+    /// Where nodes are to find each other can be dialed.
+    fn check_addresses(&self) -> Result<(), (&'static str, String)> {
+        let voters = self.cluster.initial_voters.iter().map(|voter| &voter.address);
+        let addresses = [("fabric.advertise", &self.fabric.advertise)].into_iter();
+        let addresses = addresses
+            .chain(voters.map(|address| ("cluster.initial_voters", address)))
+            .chain(self.cluster.peers.iter().map(|name| ("cluster.peers", name)));
+        for (key, address) in addresses {
+            if !node::is_address(address) {
+                return Err((key, format!("`{address}` is not a host and a port: host:7946")));
+            }
         }
         Ok(())
     }

@@ -36,6 +36,17 @@ pub struct ClusterSettings {
     /// The nodes that form the cluster at its first start: 1, 3 or 5. Afterwards, where a node that
     /// knows nobody yet asks first.
     pub initial_voters: Vec<Voter>,
+    /// Where else a node that knows nobody yet, or nobody any more, asks: `host:port`, each name for
+    /// as many nodes as it leads to when it is asked.
+    #[serde(default)]
+    pub peers: Vec<Arc<str>>,
+    /// How many nodes vote: 1, 3 or 5, the lowest ordinals. The others learn, and serve as well.
+    #[serde(default = "defaults::voters_max")]
+    pub voters_max: usize,
+    /// How long a voter may be away before a learner takes its place, and a learner before it is no
+    /// longer a member. Longer than any restart takes.
+    #[serde(default = "defaults::voter_absence_max_s")]
+    pub voter_absence_max_s: Seconds,
     /// Between two heartbeats of the Raft leader.
     #[serde(default = "defaults::heartbeat_ms")]
     pub heartbeat_ms: Millis,
@@ -64,7 +75,7 @@ pub struct ClusterSettings {
 pub struct Voter {
     #[serde(deserialize_with = "plain_node_id")]
     pub id: NodeId,
-    /// Host and port of its fabric listener.
+    /// Host and port of its fabric listener. `{id}` stands for its ID.
     pub address: Arc<str>,
 }
 
@@ -74,7 +85,8 @@ pub struct Voter {
 pub struct FabricSettings {
     #[serde(default = "defaults::fabric_listen")]
     pub listen: SocketAddr,
-    /// Host and port where the other nodes reach this one.
+    /// Host and port where the other nodes reach this one. Here and in the names of its files, `{id}`
+    /// stands for this node's ID, so that one configuration fits all.
     pub advertise: Arc<str>,
     /// PEM. Who shows a certificate signed by it and naming a node of this cluster is a node.
     pub ca_file: PathBuf,
@@ -244,6 +256,39 @@ pub enum LogFormat {
     Json,
 }
 
+impl ClusterSettings {
+    /// With IDs in the place of their placeholders.
+    pub(super) fn filled(mut self) -> ClusterSettings {
+        for Voter { id, address } in &mut self.initial_voters {
+            *address = fill(address, *id).into();
+        }
+        self
+    }
+}
+
+impl FabricSettings {
+    /// With this node's ID in the place of its placeholders.
+    pub(super) fn filled(mut self, id: NodeId) -> FabricSettings {
+        self.advertise = fill(&self.advertise, id).into();
+        for file in [&mut self.ca_file, &mut self.cert_file, &mut self.key_file] {
+            if let Some(written) = file.to_str() {
+                *file = fill(written, id).into();
+            }
+        }
+        self
+    }
+}
+
+fn fill(written: &str, id: NodeId) -> String {
+    written.replace("{id}", &id.to_string())
+}
+
+/// A host and a port.
+pub(super) fn is_address(written: &str) -> bool {
+    let port = |port: &str| port.parse::<u16>().is_ok_and(|port| port > 0);
+    written.rsplit_once(':').is_some_and(|(host, digits)| !host.is_empty() && port(digits))
+}
+
 impl Default for EdgeSettings {
     fn default() -> EdgeSettings {
         EdgeSettings {
@@ -311,6 +356,14 @@ impl Default for LogSettings {
 
 mod defaults {
     use super::{Millis, Seconds, SocketAddr};
+
+    pub(super) fn voters_max() -> usize {
+        3
+    }
+
+    pub(super) fn voter_absence_max_s() -> Seconds {
+        Seconds::new(300)
+    }
 
     pub(super) fn heartbeat_ms() -> Millis {
         Millis::new(50)

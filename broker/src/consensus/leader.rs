@@ -18,9 +18,11 @@ use posthorn_core::liveness::FailureDetector;
 use tracing::{info, warn};
 
 use crate::clock::boot_now;
+use crate::config::node::ClusterSettings;
 use crate::consensus::machine::Replica;
-use crate::consensus::proposals::{commit, read_index};
+use crate::consensus::proposals::{commit, is_member, read_index};
 use crate::consensus::types::{LogId, Raft, RaftId, RaftMetrics};
+use crate::consensus::vote_lease;
 use crate::telemetry::Metrics;
 
 /// Between two looks at who leads and who is silent.
@@ -30,8 +32,8 @@ const BARRIER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Shared by the leader's task and whoever passes beats on.
 #[derive(Clone)]
 pub(super) struct Leadership {
-    raft: Raft,
-    replica: Replica,
+    pub(super) raft: Raft,
+    pub(super) replica: Replica,
     /// How long after a quorum's last word we still take ourselves for the leader: no other can be
     /// elected sooner.
     quorum_silence_max: Duration,
@@ -59,12 +61,8 @@ struct Leading {
 }
 
 impl Leadership {
-    pub(super) fn new(
-        raft: Raft,
-        replica: Replica,
-        quorum_silence_max: Duration,
-        patience: Duration,
-    ) -> Leadership {
+    pub(super) fn new(raft: Raft, replica: Replica, settings: &ClusterSettings) -> Leadership {
+        let (quorum_silence_max, patience) = (vote_lease(settings), settings.patience_ms.0);
         let (leading, handed_over) = (Arc::default(), Arc::default());
         Leadership { raft, replica, quorum_silence_max, patience, leading, handed_over }
     }
@@ -74,11 +72,21 @@ impl Leadership {
         let term = self.leads_since_term()?;
         let mut leading = self.leading.lock();
         let leading = leading.as_mut().filter(|leading| leading.term == term)?;
-        let is_current = self.replica.read(|directory| directory.is_current(run));
+        let disk = self.replica.read(|directory| {
+            directory.run(run).filter(|known| known.evicted_at.is_none()).map(|known| known.disk)
+        });
+        // Who is no longer a member is told to end, and its silence will have it evicted.
+        let is_current = disk.is_some_and(|disk| is_member(&self.raft, disk));
         if is_current {
             leading.detector.on_beat(boot_now(), run);
         }
         Some(is_current)
+    }
+
+    /// The term that we lead, once our replica has all that was committed before it.
+    pub(super) fn begun_term(&self) -> Option<u64> {
+        let term = self.leads_since_term()?;
+        self.leading.lock().as_ref().is_some_and(|leading| leading.term == term).then_some(term)
     }
 
     /// Watches over the runs whenever this node leads, for ever.
@@ -121,7 +129,7 @@ impl Leadership {
         }
     }
 
-    async fn hand_over(&self, successor: RaftId) {
+    pub(super) async fn hand_over(&self, successor: RaftId) {
         let term = {
             let mut leading = self.leading.lock();
             let Some(term) = self.leads_since_term() else { return };

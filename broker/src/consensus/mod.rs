@@ -9,14 +9,18 @@
 
 mod barrier;
 mod bootstrap;
+mod candidacy;
 mod data_dir;
 mod leader;
 mod machine;
+mod members;
 mod network;
 mod observe;
 mod proposals;
 mod registrar;
+mod removal;
 mod run;
+mod seeds;
 mod service;
 mod snapshot;
 mod status;
@@ -41,16 +45,20 @@ use tracing::{error, info, warn};
 
 pub use barrier::NoQuorum;
 use bootstrap::Bootstrap;
+use candidacy::Candidacy;
 use data_dir::DataDir;
 pub use data_dir::DataDirError;
 use leader::Leadership;
 use machine::Machine;
 pub use machine::Replica;
+use members::Members;
 use network::Network;
 use proposals::Proposals;
 pub use registrar::Registrar;
+pub use removal::RemovalError;
 pub use run::Fence;
 use run::{RunHolder, Standing, Word};
+use seeds::Seeds;
 use service::Service;
 pub use snapshot::SnapshotError;
 pub use status::{MemberStatus, NotReady, RaftStatus};
@@ -83,6 +91,7 @@ pub struct Consensus {
     barrier: barrier::Barrier,
     standing: Arc<Standing>,
     proposals: Proposals,
+    members: Members,
     words: mpsc::Sender<Word>,
 }
 
@@ -105,6 +114,8 @@ pub enum Failure {
     Store(Arc<str>),
     /// Its release does not speak what the cluster speaks.
     Incompatible(Arc<str>),
+    /// The cluster has given it up. Started again, it asks to become a member again.
+    Removed,
 }
 
 /// Why this node cannot take part.
@@ -124,7 +135,9 @@ pub enum StartError {
 
 struct Tasks {
     bootstrap: Bootstrap,
+    candidacy: Candidacy,
     leadership: Leadership,
+    members: Members,
     holder: RunHolder,
     words: mpsc::Receiver<Word>,
     failed: watch::Sender<Option<Failure>>,
@@ -150,33 +163,22 @@ impl Consensus {
         let (store, machine) = tokio::task::spawn_blocking(opening).await??;
         let (replica, snapshots) = (machine.replica(), machine.snapshots());
         let raft_id = store.identity().raft_id;
-        let config = raft_config(settings).map_err(|error| StartError::Raft(error.to_string()))?;
-        let network = Network::new(fabric.clone());
-        let raft = Raft::new(raft_id, Arc::new(config), network, store.clone(), machine).await;
-        let raft = raft.map_err(|error| StartError::Raft(error.to_string()))?;
-
-        let leadership = Leadership::new(
-            raft.clone(),
-            replica.clone(),
-            vote_lease(settings),
-            settings.patience_ms.0,
-        );
+        let raft = start_raft(settings, &fabric, store.clone(), machine).await?;
+        let leadership = Leadership::new(raft.clone(), replica.clone(), settings);
+        let members = Members::new(&leadership, settings, metrics.clone());
+        let seeds = Seeds::new(node, settings, raft.clone(), fabric.clone());
         let proposals = Proposals::new(raft.clone(), fabric.clone(), leadership.clone());
         let standing = Arc::new(Standing::new(node));
         let (registrar, barrier) = (Registrar::default(), barrier::Barrier::default());
         let (fence, fences) = mpsc::channel(1);
         let (words, heard) = RunHolder::channel();
         let (failed, failure) = watch::channel(None);
-        let timing = Timing {
-            lease_max: settings.lease_ms.0,
-            beat_interval: settings.beat_ms.0,
-            join_interval: settings.beat_ms.0,
-        };
         let holder = RunHolder {
-            tenure: Tenure::new(node, store.identity().incarnation, timing),
+            tenure: Tenure::new(node, store.identity().incarnation, timing(settings)),
             disk: DiskId(raft_id),
             fabric_address: fabric_address.clone(),
             store: store.clone(),
+            replica: replica.clone(),
             proposals: proposals.clone(),
             registrar: registrar.clone(),
             standing: standing.clone(),
@@ -189,24 +191,37 @@ impl Consensus {
             raft: raft.clone(),
             store: store.clone(),
             leadership: leadership.clone(),
+            members: members.clone(),
+            may_form: bootstrap::is_first(node, &settings.initial_voters),
             snapshots,
             speakers: speakers.clone(),
         };
-        let bootstrap = Bootstrap {
+        let consensus = Consensus {
             node,
-            raft_id,
-            fabric_address,
-            initial_voters: settings.initial_voters.clone(),
-            raft: raft.clone(),
-            store: store.clone(),
-            fabric: fabric.clone(),
+            raft,
+            replica,
+            registrar,
+            barrier,
+            standing,
+            proposals,
+            members: members.clone(),
+            words,
         };
-        let consensus =
-            Consensus { node, raft, replica, registrar, barrier, standing, proposals, words };
+        let candidacy = Candidacy::new(&consensus, &store, &fabric_address, seeds.clone());
+        let bootstrap = Bootstrap { raft_id, fabric_address, seeds, store: store.clone() };
         let versions = Versions::new(&consensus, settings, fabric, speakers, metrics.clone());
-        let words = heard;
-        let tasks =
-            Tasks { bootstrap, leadership, holder, versions, words, failed, store, metrics };
+        let tasks = Tasks {
+            bootstrap,
+            candidacy,
+            leadership,
+            members,
+            holder,
+            words: heard,
+            failed,
+            versions,
+            store,
+            metrics,
+        };
         Ok(Started { consensus, service: Arc::new(service), fences, failure, tasks })
     }
 
@@ -289,13 +304,14 @@ impl Started {
     /// answered by ending all that the run owned.
     pub fn run(self, tasks: &TaskTracker, stop: &CancellationToken) -> mpsc::Receiver<Fence> {
         let Started { consensus, fences, tasks: parts, .. } = self;
-        let Tasks { bootstrap, leadership, holder, versions, words, failed, store, metrics } =
-            parts;
+        let Tasks { bootstrap, candidacy, leadership, members, holder, .. } = parts;
+        let Tasks { versions, words, failed, store, metrics, .. } = parts;
         let spawn = |task: futures_util::future::BoxFuture<'static, ()>| {
             let stop = stop.clone();
             tasks.spawn(async move { stop.run_until_cancelled(task).await });
         };
         spawn(Box::pin(leadership.watch(metrics.clone())));
+        spawn(Box::pin(members.govern()));
         let barrier = consensus.barrier.clone();
         spawn(Box::pin(barrier.serve(consensus.proposals.clone(), consensus.replica.clone())));
         let (registrar, heard) = (consensus.registrar.clone(), consensus.words.clone());
@@ -304,17 +320,21 @@ impl Started {
         spawn(Box::pin(observe::observe(consensus.clone(), metrics)));
         let (sender, raft) = (consensus.words.clone(), consensus.raft.clone());
         spawn(Box::pin(async move {
+            let store_failed =
+                |error: &dyn std::fmt::Display| Failure::Store(error.to_string().into());
             let belonging = async {
-                match bootstrap.run().await {
-                    Ok(_) => holder.hold(sender, words).await.to_string(),
-                    Err(error) => error.to_string(),
+                if let Err(error) = bootstrap.run().await {
+                    return store_failed(&error);
+                }
+                tokio::select! {
+                    error = holder.hold(sender, words) => store_failed(&error),
+                    () = Box::pin(candidacy.keep()) => Failure::Removed,
                 }
             };
-            let store_failed = |failure: String| Failure::Store(failure.into());
             let failure = tokio::select! {
-                failure = belonging => store_failed(failure),
-                failure = store.failure() => store_failed(failure.to_string()),
-                failure = raft_failure(&raft) => store_failed(failure),
+                failure = belonging => failure,
+                failure = store.failure() => store_failed(&failure),
+                failure = raft_failure(&raft) => store_failed(&failure),
                 failure = versions.keep() => failure,
             };
             failed.send_replace(Some(failure));
@@ -355,6 +375,33 @@ fn open(
 /// timeout for that.
 fn vote_lease(settings: &ClusterSettings) -> Duration {
     settings.election_timeout_ms.0 * 3 / 5
+}
+
+/// On the disk that was opened. It knows where the members are from itself.
+async fn start_raft(
+    settings: &ClusterSettings,
+    fabric: &Fabric,
+    store: LogStore,
+    machine: Machine,
+) -> Result<Raft, StartError> {
+    let failed = |error: &dyn std::fmt::Display| StartError::Raft(error.to_string());
+    let config = raft_config(settings).map_err(|error| failed(&error))?;
+    let addresses = network::Addresses::default();
+    let network = Network::new(fabric.clone(), addresses.clone());
+    let raft_id = store.identity().raft_id;
+    let raft = Raft::new(raft_id, Arc::new(config), network, store, machine).await;
+    let raft = raft.map_err(|error| failed(&error))?;
+    // Set once, here.
+    let _ = addresses.set(raft.metrics());
+    Ok(raft)
+}
+
+fn timing(settings: &ClusterSettings) -> Timing {
+    Timing {
+        lease_max: settings.lease_ms.0,
+        beat_interval: settings.beat_ms.0,
+        join_interval: settings.beat_ms.0,
+    }
 }
 
 fn raft_config(settings: &ClusterSettings) -> Result<RaftConfig, openraft::ConfigError> {

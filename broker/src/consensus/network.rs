@@ -4,19 +4,21 @@
 //! same address under another one, and must not be taken for the member it was.
 
 use std::future::Future;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use openraft::RaftNetworkFactory;
+use openraft::async_runtime::WatchReceiver as _;
 use openraft::error::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{RPCOption, RaftNetworkV2};
 
 use crate::consensus::service::Method;
 use crate::consensus::snapshot::SnapshotFile;
 use crate::consensus::types::{
-    AppendRequest, AppendResponse, Member, RaftId, RaftVote, Snapshot, SnapshotRequest,
-    SnapshotResponse, TransferLeaderRequest, TransferLeaderResponse, TypeConfig, VoteRequest,
-    VoteResponse,
+    AppendRequest, AppendResponse, Member, RaftId, RaftMetricsReceiver, RaftVote, Snapshot,
+    SnapshotRequest, SnapshotResponse, TransferLeaderRequest, TransferLeaderResponse, TypeConfig,
+    VoteRequest, VoteResponse,
 };
 use crate::consensus::wire::Wire;
 use crate::fabric::{CallError, Fabric, Peer};
@@ -29,18 +31,24 @@ const SNAPSHOT_PATIENCE: Duration = Duration::from_secs(60);
 
 pub(super) struct Network {
     fabric: Fabric,
+    addresses: Addresses,
 }
+
+/// Where the members are just now, once raft has started.
+pub(super) type Addresses = Arc<OnceLock<RaftMetricsReceiver>>;
 
 /// The way to one member.
 pub(super) struct PeerNetwork {
     fabric: Fabric,
     raft_id: RaftId,
-    peer: Peer,
+    /// As it was when raft first spoke to it.
+    member: Member,
+    addresses: Addresses,
 }
 
 impl Network {
-    pub(super) fn new(fabric: Fabric) -> Network {
-        Network { fabric }
+    pub(super) fn new(fabric: Fabric, addresses: Addresses) -> Network {
+        Network { fabric, addresses }
     }
 }
 
@@ -48,8 +56,8 @@ impl RaftNetworkFactory<TypeConfig> for Network {
     type Network = PeerNetwork;
 
     async fn new_client(&mut self, raft_id: RaftId, member: &Member) -> PeerNetwork {
-        let peer = Peer { node: member.node, address: member.fabric_address.clone() };
-        PeerNetwork { fabric: self.fabric.clone(), raft_id, peer }
+        let (fabric, addresses) = (self.fabric.clone(), self.addresses.clone());
+        PeerNetwork { fabric, raft_id, member: member.clone(), addresses }
     }
 }
 
@@ -61,9 +69,18 @@ impl PeerNetwork {
         timeout: Duration,
     ) -> Result<A, RaftRpcError> {
         let request = self.addressed(&request.to_bytes());
-        let answer = self.fabric.call(&self.peer, method as u8, request, timeout).await;
+        let answer = self.fabric.call(&self.peer(), method as u8, request, timeout).await;
         let answer = answer.map_err(|error| rpc_error(&error))?;
         A::from_bytes(answer).map_err(|error| RPCError::Network(NetworkError::new(&error)))
+    }
+
+    /// A member may move while raft speaks to it.
+    fn peer(&self) -> Peer {
+        let metrics = self.addresses.get().map(|metrics| metrics.borrow_watched());
+        let members = metrics.as_ref().map(|metrics| metrics.membership_config.membership());
+        let member = members.and_then(|members| members.get_node(&self.raft_id));
+        let Member { node, fabric_address } = member.unwrap_or(&self.member).clone();
+        Peer { node, address: fabric_address }
     }
 
     fn addressed(&self, request: &[u8]) -> Bytes {
@@ -85,7 +102,7 @@ impl PeerNetwork {
         let header = self.addressed(&request.to_bytes());
         let mut upload = self
             .fabric
-            .open_upload(&self.peer, Method::Snapshot as u8, header, SNAPSHOT_PATIENCE)
+            .open_upload(&self.peer(), Method::Snapshot as u8, header, SNAPSHOT_PATIENCE)
             .await
             .map_err(|error| failed(&error))?;
         let mut sent = 0;

@@ -10,7 +10,7 @@ use openraft::ReadPolicy;
 use openraft::async_runtime::WatchReceiver as _;
 use openraft::error::{ClientWriteError, RaftError};
 use posthorn_core::directory::{Applied, Command};
-use posthorn_core::ids::NodeRun;
+use posthorn_core::ids::{DiskId, NodeRun};
 use posthorn_proto::cluster::v1 as wire;
 use prost::Message as _;
 
@@ -33,12 +33,15 @@ pub(super) enum AskError {
     /// Certainly not done: nobody leads, or whoever does cannot be reached.
     #[error("there is no leader: {0}")]
     NoLeader(String),
+    /// Certainly not done: only members join the directory.
+    #[error("this node is not a member of the cluster yet")]
+    NotAMember,
     /// Perhaps done.
     #[error("the leader did not answer: {0}")]
     Unknown(String),
 }
 
-enum Leader {
+pub(super) enum Leader {
     Here,
     There(Peer),
 }
@@ -153,7 +156,7 @@ impl Proposals {
         self.leadership.leads_since_term().is_some()
     }
 
-    fn leader(&self) -> Result<Leader, AskError> {
+    pub(super) fn leader(&self) -> Result<Leader, AskError> {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
         let unknown = || AskError::NoLeader("none is known".to_owned());
@@ -167,7 +170,7 @@ impl Proposals {
         Ok(Leader::There(Peer { node: member.node, address }))
     }
 
-    async fn ask(
+    pub(super) async fn ask(
         &self,
         peer: &Peer,
         method: Method,
@@ -187,6 +190,11 @@ impl Proposals {
 }
 
 pub(super) async fn commit(raft: &Raft, proposal: Proposal) -> Result<Applied, AskError> {
+    if let Command::Join { disk, .. } = proposal.command()
+        && !is_member(raft, *disk)
+    {
+        return Err(AskError::NotAMember);
+    }
     match raft.client_write(proposal).await {
         Ok(written) => written
             .data
@@ -197,6 +205,12 @@ pub(super) async fn commit(raft: &Raft, proposal: Proposal) -> Result<Applied, A
         }
         Err(error) => Err(AskError::Unknown(error.to_string())),
     }
+}
+
+/// Whether the log on a disk is a member's, as far as this node knows.
+pub(super) fn is_member(raft: &Raft, disk: DiskId) -> bool {
+    let metrics = raft.metrics();
+    metrics.borrow_watched().membership_config.membership().get_node(&disk.0).is_some()
 }
 
 pub(super) async fn read_index(raft: &Raft) -> Result<u64, AskError> {

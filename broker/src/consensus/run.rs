@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{info, warn};
 
 use crate::clock::boot_now;
+use crate::consensus::machine::Replica;
 use crate::consensus::proposals::{AskError, Proposals};
 use crate::consensus::registrar::Registrar;
 use crate::consensus::store::LogStore;
@@ -49,6 +50,7 @@ pub(super) struct RunHolder {
     pub(super) disk: DiskId,
     pub(super) fabric_address: Arc<str>,
     pub(super) store: LogStore,
+    pub(super) replica: Replica,
     pub(super) proposals: Proposals,
     pub(super) registrar: Registrar,
     pub(super) standing: Arc<Standing>,
@@ -200,13 +202,20 @@ impl RunHolder {
 
     fn join(&self, run: NodeRun, sender: mpsc::Sender<Word>) {
         let (disk, fabric_address) = (self.disk, self.fabric_address.clone());
-        let proposals = self.proposals.clone();
+        let (proposals, replica) = (self.proposals.clone(), self.replica.clone());
         tokio::spawn(async move {
             let join = Command::Join { run, disk, fabric_address };
-            match proposals.propose(join, JOIN_TIMEOUT).await {
+            // Who serves must not be far behind: what its replica lacks, it could not post to.
+            let joined = async {
+                let index = proposals.read_index(JOIN_TIMEOUT).await?;
+                replica.wait_applied(index).await;
+                proposals.propose(join, JOIN_TIMEOUT).await
+            };
+            match tokio::time::timeout(2 * JOIN_TIMEOUT, joined).await {
                 // Where nobody listens any more, the process is ending.
-                Ok(applied) => drop(sender.send(Word::Joined(run, applied)).await),
-                Err(error) => info!(%run, %error, "waiting to join"),
+                Ok(Ok(applied)) => drop(sender.send(Word::Joined(run, applied)).await),
+                Ok(Err(error)) => info!(%run, %error, "waiting to join"),
+                Err(_) => info!(%run, "waiting to join: catching up"),
             }
         });
     }
@@ -218,7 +227,7 @@ impl RunHolder {
             let word = match proposals.beat(run, timeout).await {
                 Ok(true) => Word::Acknowledged(run, sent_at),
                 Ok(false) => Word::Fenced(run),
-                Err(AskError::NoLeader(_) | AskError::Unknown(_)) => return,
+                Err(AskError::NoLeader(_) | AskError::NotAMember | AskError::Unknown(_)) => return,
             };
             drop(sender.send(word).await);
         });

@@ -3,11 +3,12 @@
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use openraft::async_runtime::WatchReceiver as _;
-use posthorn_core::ids::NodeRun;
+use posthorn_core::ids::{NodeId, NodeRun};
 use posthorn_proto::cluster::v1 as wire;
 use prost::Message as _;
 
 use crate::consensus::leader::Leadership;
+use crate::consensus::members::{AdmitRequest, Members};
 use crate::consensus::proposals::{AskError, commit, read_index};
 use crate::consensus::snapshot::Snapshots;
 use crate::consensus::store::LogStore;
@@ -29,6 +30,8 @@ pub(super) enum Method {
     ReadIndex = 17,
     Beat = 18,
     Discover = 32,
+    Admit = 33,
+    Remove = 34,
 }
 
 /// The node does not lead: nothing was done.
@@ -43,6 +46,9 @@ pub(super) struct Service {
     pub(super) raft: Raft,
     pub(super) store: LogStore,
     pub(super) leadership: Leadership,
+    pub(super) members: Members,
+    /// It is the one that forms the cluster, if there is none.
+    pub(super) may_form: bool,
     pub(super) snapshots: Snapshots,
     pub(super) speakers: Speakers,
 }
@@ -92,6 +98,16 @@ impl ControlService for Service {
                     Ok(wire::BeatAnswer { is_current }.encode_to_vec().into())
                 }
                 Method::Discover => Ok(self.discover()),
+                Method::Admit => {
+                    let request = AdmitRequest::from_bytes(request).map_err(mistaken)?;
+                    let admission = self.members.admit(from.node, request).await.map_err(asked)?;
+                    Ok(admission.to_bytes())
+                }
+                Method::Remove => {
+                    let request = wire::RemoveRequest::decode(request).map_err(mistaken)?;
+                    let removed = self.members.remove(NodeId(request.node)).await.map_err(asked)?;
+                    Ok(removed.to_bytes())
+                }
                 Method::Snapshot => Err(refusal(MISTAKEN, "a snapshot is uploaded")),
             }
         })
@@ -124,13 +140,21 @@ impl Service {
         }
     }
 
-    /// Who has no log yet does not speak of a cluster: it may be forming one that never comes to be.
+    /// Who may be forming a cluster does not speak of it before its log has begun: it may never come
+    /// to be.
     fn discover(&self) -> Bytes {
         let metrics = self.raft.metrics();
-        let has_log = metrics.borrow_watched().membership_config.voter_ids().next().is_some();
-        let cluster_id = self.store.identity().cluster_id.filter(|_| has_log);
+        let metrics = metrics.borrow_watched();
+        let members = metrics.membership_config.membership();
+        let has_log = members.voter_ids().next().is_some();
+        let cluster_id = self.store.identity().cluster_id.filter(|_| has_log || !self.may_form);
         let cluster_id = cluster_id.map_or(Bytes::new(), |id| Bytes::copy_from_slice(&id.0));
-        wire::DiscoverAnswer { raft_id: self.raft_id, cluster_id }.encode_to_vec().into()
+        let leader = metrics.current_leader.and_then(|leader| members.get_node(&leader));
+        let leader = leader.map(|leader| wire::RaftMember {
+            node: leader.node.0,
+            fabric_address: leader.fabric_address.to_string(),
+        });
+        wire::DiscoverAnswer { raft_id: self.raft_id, cluster_id, leader }.encode_to_vec().into()
     }
 
     async fn receive_snapshot(
@@ -165,6 +189,8 @@ impl TryFrom<u8> for Method {
             Method::ReadIndex,
             Method::Beat,
             Method::Discover,
+            Method::Admit,
+            Method::Remove,
         ];
         let method = methods.into_iter().find(|method| *method as u8 == number);
         method.ok_or_else(|| refusal(MISTAKEN, "unknown method"))
@@ -178,6 +204,7 @@ fn answer<A: Wire, E: std::fmt::Display>(answer: Result<A, E>) -> Result<Bytes, 
 fn asked(error: AskError) -> Refusal {
     match error {
         AskError::NoLeader(why) => refusal(NOT_LEADER, why),
+        AskError::NotAMember => refusal(FAILED, error.to_string()),
         AskError::Unknown(why) => refusal(FAILED, why),
     }
 }

@@ -30,6 +30,8 @@ pub type RaftId = u64;
 /// The handle to a running raft node.
 pub type Raft = openraft::Raft<TypeConfig, Machine>;
 pub type RaftMetrics = openraft::RaftMetrics<TypeConfig>;
+/// What openraft tells of itself as it goes.
+pub type RaftMetricsReceiver = openraft::alias::WatchReceiverOf<TypeConfig, RaftMetrics>;
 pub type RaftEntry = openraft::alias::EntryOf<TypeConfig>;
 #[cfg(test)]
 pub type RaftPayload = openraft::alias::PayloadOf<TypeConfig>;

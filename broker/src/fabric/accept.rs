@@ -196,7 +196,7 @@ fn purpose_of(connection: &Connection) -> Option<Purpose> {
     Purpose::from_alpn(data.protocol.as_deref()?)
 }
 
-fn holder_of(connection: &Connection, papers: &Papers) -> Result<NodeId, RefusalCause> {
+pub(super) fn holder_of(connection: &Connection, papers: &Papers) -> Result<NodeId, RefusalCause> {
     let chain = connection.peer_identity().ok_or(RefusalCause::NoCertificate)?;
     let chain = chain
         .downcast::<Vec<CertificateDer<'static>>>()

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use posthorn_core::ids::NodeId;
-use quinn::{ConnectError, ConnectionError, Endpoint};
+use quinn::{ConnectError, Connection, ConnectionError, Endpoint};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
@@ -208,7 +208,8 @@ impl LinkTask {
 
     async fn dial(&self, address: &str) -> Result<Established, DialError> {
         let patience = self.common.settings.dial_timeout;
-        let addresses = match timeout(patience, self.resolve(address)).await {
+        let addresses = match timeout(patience, resolve(&self.common, address, ADDRESSES_MAX)).await
+        {
             Ok(addresses) => addresses?,
             Err(_) => return Err(DialError::TimedOut),
         };
@@ -227,25 +228,48 @@ impl LinkTask {
         Err(last)
     }
 
-    async fn resolve(&self, address: &str) -> Result<Vec<SocketAddr>, DialError> {
-        let is_v6 = self.common.settings.listen.is_ipv6();
-        let found = tokio::net::lookup_host(address)
-            .await
-            .map_err(|error| DialError::Unresolved(error.to_string()))?;
-        Ok(found.filter(|found| is_v6 || found.is_ipv4()).take(ADDRESSES_MAX).collect())
-    }
-
     async fn dial_one(&self, address: SocketAddr) -> Result<Established, DialError> {
-        let settings = &self.common.settings;
-        let verdict = Verdict::default();
-        let crypto = self.common.papers().client_config(self.purpose, verdict.clone())?;
-        let config = endpoint::client_config(settings, self.purpose, crypto);
-        let name = settings.cluster.node_name(self.node);
-        let connecting = self.endpoint.connect_with(config, address, &name)?;
+        let name = self.common.settings.cluster.node_name(self.node);
         let connection =
-            connecting.await.map_err(|error| from_handshake(&error, verdict.get().copied()))?;
-        introduce_as_dialer(&self.common, connection, self.node).await.map_err(from_introduction)
+            connect(&self.common, &self.endpoint, self.purpose, address, &name).await?;
+        introduce(&self.common, connection, self.node).await
     }
+}
+
+/// What a name leads to just now, as far as our socket can reach it.
+pub(super) async fn resolve(
+    common: &Common,
+    address: &str,
+    addresses_max: usize,
+) -> Result<Vec<SocketAddr>, DialError> {
+    let is_v6 = common.settings.listen.is_ipv6();
+    let found = tokio::net::lookup_host(address)
+        .await
+        .map_err(|error| DialError::Unresolved(error.to_string()))?;
+    Ok(found.filter(|found| is_v6 || found.is_ipv4()).take(addresses_max).collect())
+}
+
+/// Who answers has shown a certificate for the name: a node's, or the cluster's for any node of it.
+pub(super) async fn connect(
+    common: &Common,
+    endpoint: &Endpoint,
+    purpose: Purpose,
+    address: SocketAddr,
+    name: &str,
+) -> Result<Connection, DialError> {
+    let verdict = Verdict::default();
+    let crypto = common.papers().client_config(purpose, verdict.clone())?;
+    let config = endpoint::client_config(&common.settings, purpose, crypto);
+    let connecting = endpoint.connect_with(config, address, name)?;
+    connecting.await.map_err(|error| from_handshake(&error, verdict.get().copied()))
+}
+
+pub(super) async fn introduce(
+    common: &Common,
+    connection: Connection,
+    node: NodeId,
+) -> Result<Established, DialError> {
+    introduce_as_dialer(common, connection, node).await.map_err(from_introduction)
 }
 
 impl From<ConnectError> for DialError {

@@ -19,6 +19,7 @@
 //! * Nothing is repeated behind the caller's back but the connecting itself.
 
 mod accept;
+mod anyone;
 mod authority;
 mod common;
 mod control;
@@ -60,6 +61,7 @@ use posts::{Lanes, Sessions};
 use tls::{Papers, TlsSetupError, Verdict};
 use wire::CloseCode;
 
+pub use anyone::Told;
 pub use authority::Authority;
 pub use control::{CallError, ControlService, Refusal, Upload, UploadCut, UploadReader};
 pub use dev_ca::{DevAuthority, DevAuthorityError, NodePapers};
@@ -221,6 +223,19 @@ impl Fabric {
         let tasks = self.tasks(peer)?;
         let question = (method, request);
         control::call(&self.common, &tasks.control, &peer.address, question, deadline).await
+    }
+
+    /// Asks every node of this cluster that is at a name (`host:port`), but ourselves. Returns what
+    /// came before the deadline.
+    pub async fn ask_all_at(
+        &self,
+        name: &str,
+        method: u8,
+        request: Bytes,
+        deadline: Duration,
+    ) -> Result<Vec<Told>, DialError> {
+        let Some(endpoint) = self.endpoint.lock().clone() else { return Err(DialError::Closed) };
+        anyone::ask(&self.common, &endpoint, name, (method, request), after(deadline)).await
     }
 
     /// Begins a question whose body is told bit by bit. Each step, this one included, waits no

@@ -13,6 +13,11 @@ pub(super) fn server_name(
     ServerName::try_from(cluster.node_name(node)).map_err(|_| NotAClusterName)
 }
 
+/// Names no node: who addresses it takes any of the cluster's.
+pub(super) fn cluster_name(cluster: &ClusterName) -> Result<ServerName<'static>, NotAClusterName> {
+    ServerName::try_from(cluster.to_string()).map_err(|_| NotAClusterName)
+}
+
 /// Which node of the cluster holds the certificate. Other names on it do not matter, but exactly
 /// one must be a node's: who could be two is neither.
 pub(super) fn holder(

@@ -4,13 +4,13 @@
 //!
 //! * TLS 1.3, both ends show a certificate, no early data, and no resumption: each connection is
 //!   checked anew, so that a replaced or expired certificate ends with the connections it made.
-//! * Who dials gets exactly the node that it addressed. Who accepts learns the node from the
-//!   certificate alone.
+//! * Who dials gets exactly the node that it addressed, or any of its cluster where it addressed the
+//!   cluster by its bare name. Who accepts learns the node from the certificate alone.
 
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
-use posthorn_core::ids::{ClusterName, NodeId, NotAClusterName};
+use posthorn_core::ids::{ClusterName, NodeId};
 use quinn::crypto::rustls::{NoInitialCipherSuite, QuicClientConfig, QuicServerConfig};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{Resumption, verify_server_cert_signed_by_trust_anchor};
@@ -24,7 +24,7 @@ use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, RootCertStore, SignatureScheme,
 };
 
-use super::names::{holder, server_name};
+use super::names::{cluster_name, holder, server_name};
 use super::stats::{Purpose, RefusalCause};
 use crate::tls::{FileError, read_chain, read_key, read_roots};
 
@@ -235,11 +235,14 @@ impl ServerCertVerifier for Verifier {
         self.papers
             .check_server_chain(own, between, now)
             .map_err(|error| self.refuse_chain(error))?;
-        let node = holder(&self.papers.cluster, own).map_err(|cause| self.refuse(cause))?;
-        match server_name(&self.papers.cluster, node) {
-            Ok(name) if name == *addressed => Ok(ServerCertVerified::assertion()),
-            Ok(_) | Err(NotAClusterName) => Err(self.refuse(RefusalCause::AnotherNode)),
-        }
+        let cluster = &self.papers.cluster;
+        let node = holder(cluster, own).map_err(|cause| self.refuse(cause))?;
+        let is_addressed = [server_name(cluster, node), cluster_name(cluster)]
+            .iter()
+            .any(|name| name.as_ref() == Ok(addressed));
+        is_addressed
+            .then(ServerCertVerified::assertion)
+            .ok_or_else(|| self.refuse(RefusalCause::AnotherNode))
     }
 
     fn verify_tls12_signature(

@@ -54,6 +54,10 @@ pub(crate) enum OperatorError {
     /// Perhaps done.
     #[error("node {0} did not answer: {1}")]
     Unknown(NodeId, String),
+    #[error("without node {0}, too few that can vote would be left to agree on anything")]
+    Indispensable(NodeId),
+    #[error("nothing was done: {0}")]
+    NoLeader(String),
 }
 
 impl Operator {

@@ -2,11 +2,16 @@
 
 use posthorn_core::ids::NodeId;
 
+use crate::consensus::RemovalError;
 use crate::operator::{Operator, OperatorError};
 
 impl Operator {
     pub(crate) async fn remove(&self, node: NodeId) -> Result<(), OperatorError> {
-        self.peer(node)?;
-        Err(OperatorError::NotOffered)
+        self.consensus.remove(node).await.map_err(|error| match error {
+            RemovalError::NoMember => OperatorError::UnknownNode(node),
+            RemovalError::Refused => OperatorError::Indispensable(node),
+            RemovalError::NoLeader(why) => OperatorError::NoLeader(why),
+            RemovalError::Unknown(why) => OperatorError::Unknown(node, why),
+        })
     }
 }

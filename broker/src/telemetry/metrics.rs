@@ -51,6 +51,7 @@ pub struct DirectoryMetrics {
     pub debts_settled: Counter,
     pub disconnects_given_up: Counter,
     pub evictions: Counter,
+    pub membership_steps: ByLabel<MembershipStep, Counter>,
     pub commit_seconds: Histogram,
     pub update_changes: Histogram,
     pub debts_oldest_seconds: Gauge,
@@ -165,6 +166,20 @@ label! {
         MalformedHello => "malformed_hello",
         FailedHandshake => "failed_handshake",
         TooMany => "too_many",
+    }
+}
+
+label! {
+    /// How the leader changed who votes and who learns.
+    MembershipStep {
+        Admit => "admit",
+        Move => "move",
+        Settle => "settle",
+        HandOver => "hand_over",
+        Promote => "promote",
+        Demote => "demote",
+        Replace => "replace",
+        Dismiss => "dismiss",
     }
 }
 
@@ -296,6 +311,7 @@ impl DirectoryMetrics {
                 "posthorn_evictions_total",
                 "Runs that this node, as leader, had evicted for their silence.",
             ),
+            membership_steps: membership_steps(registry),
             commit_seconds: registry.seconds(
                 "posthorn_directory_commit_seconds",
                 "From proposing an update to its commit.",
@@ -364,6 +380,14 @@ impl DrainMetrics {
             ),
         }
     }
+}
+
+fn membership_steps(registry: &mut Registry) -> ByLabel<MembershipStep, Counter> {
+    registry.counters(
+        "posthorn_membership_steps_total",
+        "step",
+        "Changes of the raft group that this node, as leader, made, by what they were.",
+    )
 }
 
 impl ReloadMetrics {

@@ -6,6 +6,7 @@
 //! * What was written comes back equal.
 
 mod directory;
+mod members;
 mod raft;
 mod rpc;
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
+use quinn::Connection;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::super::after;
@@ -33,8 +34,17 @@ pub(in crate::fabric) async fn call(
     (method, request): (u8, Bytes),
     deadline: Instant,
 ) -> Result<Bytes, CallError> {
-    let question = (CALL, method, request);
-    let (send, mut recv) = open(common, link, address, question, deadline).await?;
+    let established = link.connection(address, deadline).await?;
+    call_on(common, &established.connection, (method, request), deadline).await
+}
+
+pub(in crate::fabric) async fn call_on(
+    common: &Common,
+    connection: &Connection,
+    (method, request): (u8, Bytes),
+    deadline: Instant,
+) -> Result<Bytes, CallError> {
+    let (send, mut recv) = open(common, connection, (CALL, method, request), deadline).await?;
     send.finish();
     let response = recv.reply(common.settings.limits.call_bytes_max);
     match timeout_at(deadline, response).await {
@@ -51,24 +61,22 @@ pub(in crate::fabric) async fn open_upload(
     patience: Duration,
 ) -> Result<Upload, CallError> {
     let deadline = after(patience);
-    let question = (UPLOAD, method, header);
-    let (send, recv) = open(common, link, address, question, deadline).await?;
+    let connection = link.connection(address, deadline).await?.connection;
+    let (send, recv) = open(common, &connection, (UPLOAD, method, header), deadline).await?;
     let response_bytes_max = common.settings.limits.call_bytes_max;
     Ok(Upload { send, recv, patience, response_bytes_max })
 }
 
 async fn open(
     common: &Common,
-    link: &Link,
-    address: &Arc<str>,
+    connection: &Connection,
     (kind, method, body): (u8, u8, Bytes),
     deadline: Instant,
 ) -> Result<(Sending, Receiving), CallError> {
     if body.len() > common.settings.limits.call_bytes_max {
         return Err(CallError::TooLarge(body.len()));
     }
-    let established = link.connection(address, deadline).await?;
-    let (send, recv) = match timeout_at(deadline, established.connection.open_bi()).await {
+    let (send, recv) = match timeout_at(deadline, connection.open_bi()).await {
         Ok(Ok(streams)) => streams,
         Ok(Err(error)) => return Err(DialError::Lost(error.to_string()).into()),
         Err(_) => return Err(DialError::Deadline.into()),

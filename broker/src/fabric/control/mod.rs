@@ -25,7 +25,7 @@ use super::link::DialError;
 use super::wire::CloseCode;
 
 pub use client::Upload;
-pub(super) use client::{call, open_upload};
+pub(super) use client::{call, call_on, open_upload};
 pub(super) use server::serve;
 pub use server::{UploadCut, UploadReader};
 

@@ -15,6 +15,24 @@ async fn another_node_than_the_one_addressed_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_of_the_cluster_is_at_a_name_answers_and_nobody_else() {
+    let (town, elsewhere) = (Town::new(), Town::new());
+    let (one, two, stranger) = (town.start(1), town.start(2), elsewhere.start(2));
+    let namesake = of_other_name(&town, 3);
+    let ask = async |at: &Node| {
+        let (address, question) = (at.peer().address, Bytes::from_static(b"who?"));
+        let told = one.fabric.ask_all_at(&address, ECHO, question, PATIENCE);
+        let told = within(told).await.unwrap();
+        told.into_iter().map(|(who, answer)| (who.node, answer)).collect::<Vec<_>>()
+    };
+    assert_eq!(ask(&two).await, [(NodeId(2), Bytes::from_static(b"who?"))]);
+    assert_eq!(ask(&stranger).await, []);
+    assert_eq!(ask(&namesake).await, []);
+    assert_eq!(ask(&one).await, [], "we ourselves");
+    assert!(one.fabric.ask_all_at("nowhere", ECHO, Bytes::new(), PATIENCE).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_of_another_authority_is_refused_by_who_dials() {
     let (town, other) = (Town::new(), Town::new());
     let (one, two) = (town.start(1), other.start(2));
