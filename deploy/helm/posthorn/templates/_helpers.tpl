@@ -39,13 +39,17 @@ The configuration of every node: what follows from the cluster, and over it what
 {{- end }}
 {{- $own := dict
   "node" (dict "id" "hostname" "data_dir" "/var/lib/posthorn/data")
-  "cluster" (dict "name" .Values.cluster.name "initial_voters" $voters)
+  "cluster" (dict
+    "name" .Values.cluster.name
+    "initial_voters" $voters
+    "peers" (list (printf "%s-peers:7946" $name))
+    "voters_max" (max 3 (int .Values.cluster.initialVoters)))
   "fabric" (dict
     "listen" "0.0.0.0:7946"
-    "advertise" (printf "%s-0.%s-peers:7946" $name $name)
+    "advertise" (printf "%s-{id}.%s-peers:7946" $name $name)
     "ca_file" "/etc/posthorn-fabric/ca.pem"
-    "cert_file" "/etc/posthorn-fabric/node-0.pem"
-    "key_file" "/etc/posthorn-fabric/node-0.key") }}
+    "cert_file" "/etc/posthorn-fabric/node-{id}.pem"
+    "key_file" "/etc/posthorn-fabric/node-{id}.key") }}
 {{- mergeOverwrite $own (deepCopy .Values.config) | toYaml }}
 {{- end }}
 
