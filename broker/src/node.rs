@@ -2,8 +2,9 @@
 
 mod drain;
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use posthorn_core::connection::CloseCause;
@@ -15,6 +16,7 @@ use tracing::{info, warn};
 
 use crate::api::{self, Api, Callers, admin};
 use crate::config::Config;
+use crate::config::node::NodeSettings;
 use crate::config::tls::TlsSettings;
 use crate::consensus::{Consensus, Failure, Fence, StartError, Started};
 use crate::descriptors::Shares;
@@ -117,8 +119,7 @@ impl Node {
         let fabric = Fabric::bind(fabric_settings(&config, versions)).map_err(NodeError::Fabric)?;
         watched_certificates.push(Watched::new(Arc::new(fabric.clone())));
         let started = Consensus::start(
-            config.node.id,
-            &config.node.data_dir,
+            &config.node,
             &config.cluster,
             config.fabric.advertise.clone(),
             fabric.clone(),
@@ -221,19 +222,19 @@ impl Node {
         let api =
             Api::new(&config.api, self.api_tls, gateway.clone(), callers.clone(), operator.clone());
         calls.spawn(api.serve(api_listener, shares, cancelled(&serving)));
-        let stop_admin = cancelled(&all);
         background.spawn(admin::serve(
             admin_listener,
             admin,
-            operator,
+            operator.clone(),
             exporter,
             callers,
-            stop_admin,
+            cancelled(&all),
         ));
 
-        let drain = drain::Shell::new(&config, &gateway, &consensus);
+        let (drain, low) = (drain::Shell::new(&config, &gateway, &consensus), OnceLock::new());
         let failed = tokio::select! {
             () = drain.run() => None,
+            never = leave_if_low(&config.node, &operator, &gateway, &low) => match never {},
             failure = failure_of(&mut failure) => Some(failure),
         };
         if failed.is_some() {
@@ -258,7 +259,7 @@ impl Node {
         fabric.close().await;
         gateway.flush_access_logs().await;
         info!("ended");
-        failed.map_or(Ok(()), |failure| Err(failure.into()))
+        failed.or(low.into_inner()).map_or(Ok(()), |failure| Err(failure.into()))
     }
 }
 
@@ -313,6 +314,20 @@ async fn answer_fences(mut fences: mpsc::Receiver<Fence>, gateway: Arc<Gateway>)
         // Nobody waits where the node is being taken down.
         let _ = done.send(());
     }
+}
+
+/// Has the node drained while its disk still has some room.
+async fn leave_if_low(
+    settings: &NodeSettings,
+    operator: &Operator,
+    gateway: &Gateway,
+    low: &OnceLock<Failure>,
+) -> Infallible {
+    let why = operator.disk_is_low(&settings.data_dir, settings.disk_free_bytes_min).await;
+    // Nobody else sets it.
+    drop(low.set(Failure::Store(why.into())));
+    gateway.draining().begin();
+    std::future::pending().await
 }
 
 async fn failure_of(failure: &mut watch::Receiver<Option<Failure>>) -> Failure {

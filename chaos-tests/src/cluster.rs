@@ -144,6 +144,11 @@ impl Cluster {
         self.nodes.is_empty()
     }
 
+    /// Whether a node's process was started and not taken.
+    pub fn runs(&self, index: usize) -> bool {
+        self.nodes[index].is_some()
+    }
+
     /// A running node.
     pub fn node(&self, index: usize) -> &Process {
         self.nodes[index].as_ref().expect("the node runs")

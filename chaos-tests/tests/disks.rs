@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use nix::sys::signal::Signal;
+use posthorn_chaos::client::Client;
 use posthorn_chaos::cluster::{Cluster, Options};
 use posthorn_chaos::disk::DiskFaults;
 use posthorn_chaos::eventually;
@@ -137,8 +138,9 @@ async fn a_data_directory_that_is_not_what_it_was_is_refused_by_name() {
 async fn a_full_disk_ends_its_node_and_costs_nothing_that_was_committed() {
     let mut cluster = Cluster::prepare(Options::default());
     let Some(disks) = Disks::mount(&cluster) else { return };
+    let without_reserve = keeping(0);
     for node in 0..cluster.len() {
-        cluster.spawn(node).await;
+        cluster.spawn_with(node, &without_reserve).await;
     }
     for node in 0..cluster.len() {
         cluster.wait_ready(node).await;
@@ -163,14 +165,54 @@ async fn a_full_disk_ends_its_node_and_costs_nothing_that_was_committed() {
     let (code, error) = start_in_vain(&cluster, 2).await;
     assert_eq!(code, EXIT_STORE);
     let last = error.lines().last().unwrap();
-    assert!(last.contains("No space left on device") || last.contains("is full: "), "{last}");
-    assert!(!last.contains("damaged"), "{last}");
+    assert!(last.contains(" is nearly full: "), "{last}");
     cluster.client(0).await;
     disks.free(2);
-    cluster.spawn(2).await;
-    cluster.wait_ready(2).await;
 
-    // All disks: nothing is invented, and all is well once there is room.
+    with_a_reserve(&mut cluster, &disks).await;
+    on_all_nodes(&mut cluster, &disks, &mut known).await;
+}
+
+async fn with_a_reserve(cluster: &mut Cluster, disks: &Disks) {
+    // It goes while it still can write, and does not come before it can.
+    let with_reserve = keeping(12 << 20);
+    cluster.spawn_with(2, &with_reserve).await;
+    cluster.wait_ready(2).await;
+    let mut client = cluster.client(2).await;
+    disks.fill_but(2, 11 << 20);
+    assert_eq!(client.closed().await.0, 1012);
+    let node = cluster.take(2);
+    let log = node.log();
+    assert_eq!(node.wait().await.code(), EXIT_STORE);
+    assert!(
+        log.contains("node.disk_free_bytes_min is 12582912: this node takes its leave"),
+        "{log}"
+    );
+    let path = cluster.config_path(2);
+    let (status, error) = Process::start_in_vain_with(&path, &with_reserve).await;
+    assert_eq!(status.code(), EXIT_STORE);
+    let last = error.lines().last().unwrap();
+    assert!(last.ends_with("bytes are free, and node.disk_free_bytes_min is 12582912"), "{last}");
+    disks.free(2);
+    cluster.spawn_with(2, &with_reserve).await;
+    cluster.wait_ready(2).await;
+    // It stays where the others cannot do without it.
+    cluster.take(1).kill().await;
+    disks.fill_but(2, 11 << 20);
+    eventually("a node that stays", || async {
+        let log = cluster.node(2).log();
+        log.contains("this node stays, since the others cannot do without it").then_some(())
+    })
+    .await;
+    assert_eq!(cluster.metric(2, "posthorn_disk_is_low").await, Some(1.0));
+    cluster.client(2).await;
+    disks.free(2);
+    cluster.spawn_with(1, &keeping(0)).await;
+    cluster.wait_ready(1).await;
+}
+
+async fn on_all_nodes(cluster: &mut Cluster, disks: &Disks, known: &mut Client) {
+    // Nothing is invented, and all is well once there is room.
     for node in 0..3 {
         disks.fill(node);
     }
@@ -187,7 +229,7 @@ async fn a_full_disk_ends_its_node_and_costs_nothing_that_was_committed() {
     }
     for node in 0..3 {
         cluster.take(node).kill().await;
-        cluster.spawn(node).await;
+        cluster.spawn_with(node, &keeping(0)).await;
     }
     for node in 0..3 {
         cluster.wait_ready(node).await;
@@ -231,12 +273,18 @@ impl Disks {
     }
 
     fn fill(&self, node: usize) {
+        self.fill_but(node, 0);
+    }
+
+    /// Leaves so many bytes.
+    fn fill_but(&self, node: usize, left: u64) {
         let file = fs::File::create(self.filler(node)).unwrap();
         let page = [7; 4096];
         let mut at = 0;
         while file.write_all_at(&page, at).is_ok() {
             at += page.len() as u64;
         }
+        file.set_len(at.saturating_sub(left)).unwrap();
     }
 
     fn free(&self, node: usize) {
@@ -259,6 +307,12 @@ impl Drop for Disks {
 
 fn with_faults(faults: &DiskFaults, node: usize) -> Launch {
     Launch { environment: faults.environment(node), ..Launch::default() }
+}
+
+/// Which room on the disk is to be kept.
+fn keeping(bytes: u64) -> Launch {
+    let setting = ("POSTHORN_NODE__DISK_FREE_BYTES_MIN".to_owned(), bytes.to_string());
+    Launch { environment: vec![setting], ..Launch::default() }
 }
 
 async fn start_in_vain(cluster: &Cluster, node: usize) -> (Option<i32>, String) {

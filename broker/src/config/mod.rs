@@ -283,6 +283,12 @@ impl Config {
                 "is at least 1.5 times cluster.lease_ms".to_owned(),
             ));
         }
+        if self.cluster.snapshot_entries < 10 {
+            return Err(("cluster.snapshot_entries", "is at least 10".to_owned()));
+        }
+        if self.cluster.snapshot_bytes < 64 * 1024 {
+            return Err(("cluster.snapshot_bytes", "is at least 65536".to_owned()));
+        }
         self.check_exposure()?;
         if self.edge.lifetime_jitter_percent > 90 {
             return Err(("edge.lifetime_jitter_percent", "is at most 90".to_owned()));

@@ -24,6 +24,10 @@ pub struct NodeSettings {
     pub id: NodeId,
     /// What must survive a restart. Two processes cannot share one.
     pub data_dir: PathBuf,
+    /// Room that the disk of the data directory is to have. With less, the node does not start, and
+    /// one that runs takes its leave as if it were asked to end, if the others can do without it.
+    #[serde(default = "defaults::disk_free_bytes_min")]
+    pub disk_free_bytes_min: u64,
 }
 
 /// The cluster as every node of it must see it.
@@ -68,6 +72,14 @@ pub struct ClusterSettings {
     /// counted and logged.
     #[serde(default = "defaults::disconnect_retry_max_s")]
     pub disconnect_retry_max_s: Seconds,
+    /// Log entries between two snapshots of the directory. A fifth of them is kept behind each, for
+    /// followers that are a little behind; who is further behind is given the snapshot.
+    #[serde(default = "defaults::snapshot_entries")]
+    pub snapshot_entries: u64,
+    /// A snapshot is also taken when the entries since the last one take so many bytes, and no more
+    /// than that is kept behind it.
+    #[serde(default = "defaults::snapshot_bytes")]
+    pub snapshot_bytes: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -365,6 +377,10 @@ mod defaults {
         Seconds::new(300)
     }
 
+    pub(super) fn disk_free_bytes_min() -> u64 {
+        128 * 1024 * 1024
+    }
+
     pub(super) fn heartbeat_ms() -> Millis {
         Millis::new(50)
     }
@@ -387,6 +403,14 @@ mod defaults {
 
     pub(super) fn disconnect_retry_max_s() -> Seconds {
         Seconds::new(600)
+    }
+
+    pub(super) fn snapshot_entries() -> u64 {
+        5_000
+    }
+
+    pub(super) fn snapshot_bytes() -> u64 {
+        64 * 1024 * 1024
     }
 
     pub(super) fn fabric_listen() -> SocketAddr {

@@ -15,7 +15,7 @@ use nix::sys::statvfs::statvfs;
 use posthorn_core::ids::{ClusterName, NodeId};
 use tracing::warn;
 
-/// What opening a store may write before anything is asked of it.
+/// What opening a store may write before anything is asked of it, whatever an operator allows.
 const OPENING_BYTES_MIN: u64 = 8 * 1024 * 1024;
 const OTHERS_MAY_WRITE: u32 = 0o002;
 
@@ -24,7 +24,10 @@ const OTHERS_MAY_WRITE: u32 = 0o002;
 pub enum DataDirError {
     #[error("{} belongs to {found}, and this is {expected}", dir.display())]
     OfAnother { dir: PathBuf, found: String, expected: String },
-    #[error("the disk of {} is full: {free} bytes are free, at least {needed} are needed", dir.display())]
+    #[error(
+        "the disk of {} is nearly full: {free} bytes are free, and node.disk_free_bytes_min is {needed}",
+        dir.display()
+    )]
     Full { dir: PathBuf, free: u64, needed: u64 },
     #[error("cannot use {}: {error}", dir.display())]
     Io { dir: PathBuf, error: io::Error },
@@ -44,6 +47,7 @@ impl DataDir {
         path: &Path,
         node: NodeId,
         cluster: &ClusterName,
+        free_bytes_min: u64,
     ) -> Result<DataDir, DataDirError> {
         let failed = |error| DataDirError::Io { dir: path.to_owned(), error };
         create(path).map_err(failed)?;
@@ -54,8 +58,8 @@ impl DataDir {
             return Err(DataDirError::OfAnother { dir: path.to_owned(), found, expected });
         }
         let free = free_bytes(path).map_err(failed)?;
-        if free < OPENING_BYTES_MIN {
-            let needed = OPENING_BYTES_MIN;
+        let needed = free_bytes_min.max(OPENING_BYTES_MIN);
+        if free < needed {
             return Err(DataDirError::Full { dir: path.to_owned(), free, needed });
         }
         let mode = fs::metadata(path).map_err(failed)?.permissions().mode() & 0o7777;
@@ -84,7 +88,7 @@ impl DataDir {
 }
 
 /// What an unprivileged process may still write to the disk that a directory is on.
-pub(super) fn free_bytes(dir: &Path) -> io::Result<u64> {
+pub fn free_bytes(dir: &Path) -> io::Result<u64> {
     let disk = statvfs(dir)?;
     Ok(disk.blocks_available().saturating_mul(disk.fragment_size()))
 }
@@ -116,7 +120,7 @@ mod tests {
         let parent = tempfile::tempdir().unwrap();
         let path = parent.path().join("a/b");
         let admit = |node, cluster: &str| {
-            DataDir::admit(&path, NodeId(node), &ClusterName::try_from(cluster).unwrap())
+            DataDir::admit(&path, NodeId(node), &ClusterName::try_from(cluster).unwrap(), 0)
         };
         admit(1, "chat").unwrap().sign().unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);

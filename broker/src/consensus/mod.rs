@@ -10,9 +10,12 @@
 mod barrier;
 mod bootstrap;
 mod candidacy;
+mod compaction;
 mod data_dir;
 mod leader;
 mod machine;
+#[doc(hidden)]
+pub mod measure;
 mod members;
 mod network;
 mod observe;
@@ -29,7 +32,6 @@ mod types;
 mod versions;
 mod wire;
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,8 +48,9 @@ use tracing::{error, info, warn};
 pub use barrier::NoQuorum;
 use bootstrap::Bootstrap;
 use candidacy::Candidacy;
+use compaction::Compaction;
 use data_dir::DataDir;
-pub use data_dir::DataDirError;
+pub use data_dir::{DataDirError, free_bytes};
 use leader::Leadership;
 use machine::Machine;
 pub use machine::Replica;
@@ -67,14 +70,10 @@ pub use store::StoreError;
 use types::Raft;
 use versions::{Speakers, Versions};
 
-use crate::config::node::ClusterSettings;
+use crate::config::node::{ClusterSettings, NodeSettings};
 use crate::fabric::{ControlService, Fabric};
 use crate::telemetry::Metrics;
 
-/// Log entries between two snapshots. Each carries up to a thousand connections.
-const ENTRIES_BETWEEN_SNAPSHOTS: u64 = 5_000;
-/// Entries kept behind a snapshot, for followers that are a little behind.
-const ENTRIES_KEPT: u64 = 1_000;
 /// Entries that one message carries: small enough to be sent between two heartbeats.
 const ENTRIES_A_MESSAGE: u64 = 64;
 /// How long the cluster may take to hear that a run is over.
@@ -142,6 +141,7 @@ struct Tasks {
     words: mpsc::Receiver<Word>,
     failed: watch::Sender<Option<Failure>>,
     versions: Versions,
+    compaction: Compaction,
     store: LogStore,
     metrics: Arc<Metrics>,
 }
@@ -150,18 +150,17 @@ impl Consensus {
     /// Opens the store and starts raft on it. Nothing is asked of other nodes before
     /// [`Started::run`].
     pub async fn start(
-        node: NodeId,
-        data_dir: &Path,
+        own: &NodeSettings,
         settings: &ClusterSettings,
         fabric_address: Arc<str>,
         fabric: Fabric,
         metrics: Arc<Metrics>,
     ) -> Result<Started, StartError> {
-        let (data_dir, cluster) = (data_dir.to_owned(), settings.name.clone());
-        let spoken = fabric.identity().versions.max;
-        let opening = move || open(&data_dir, node, &cluster, spoken);
+        let (data_dir, spoken) = (own.data_dir.clone(), fabric.identity().versions.max);
+        let (node, own, cluster) = (own.id, own.clone(), settings.name.clone());
+        let opening = move || open(&own, &cluster, spoken);
         let (store, machine) = tokio::task::spawn_blocking(opening).await??;
-        let (replica, snapshots) = (machine.replica(), machine.snapshots());
+        let (replica, snapshots) = (machine.replica(), machine.snapshots().counted(&metrics));
         let raft_id = store.identity().raft_id;
         let raft = start_raft(settings, &fabric, store.clone(), machine).await?;
         let leadership = Leadership::new(raft.clone(), replica.clone(), settings);
@@ -210,6 +209,7 @@ impl Consensus {
         let candidacy = Candidacy::new(&consensus, &store, &fabric_address, seeds.clone());
         let bootstrap = Bootstrap { raft_id, fabric_address, seeds, store: store.clone() };
         let versions = Versions::new(&consensus, settings, fabric, speakers, metrics.clone());
+        let compaction = Compaction::new(&consensus, &store, data_dir, settings, metrics.clone());
         let tasks = Tasks {
             bootstrap,
             candidacy,
@@ -219,6 +219,7 @@ impl Consensus {
             words: heard,
             failed,
             versions,
+            compaction,
             store,
             metrics,
         };
@@ -305,7 +306,7 @@ impl Started {
     pub fn run(self, tasks: &TaskTracker, stop: &CancellationToken) -> mpsc::Receiver<Fence> {
         let Started { consensus, fences, tasks: parts, .. } = self;
         let Tasks { bootstrap, candidacy, leadership, members, holder, .. } = parts;
-        let Tasks { versions, words, failed, store, metrics, .. } = parts;
+        let Tasks { versions, compaction, words, failed, store, metrics, .. } = parts;
         let spawn = |task: futures_util::future::BoxFuture<'static, ()>| {
             let stop = stop.clone();
             tasks.spawn(async move { stop.run_until_cancelled(task).await });
@@ -318,6 +319,7 @@ impl Started {
         let fenced = move |run| drop(heard.try_send(Word::Fenced(run)));
         spawn(Box::pin(registrar.serve(consensus.proposals.clone(), metrics.clone(), fenced)));
         spawn(Box::pin(observe::observe(consensus.clone(), metrics)));
+        spawn(Box::pin(compaction.keep()));
         let (sender, raft) = (consensus.words.clone(), consensus.raft.clone());
         spawn(Box::pin(async move {
             let store_failed =
@@ -359,12 +361,12 @@ async fn raft_failure(raft: &Raft) -> String {
 
 /// Blocks. The log comes first: it keeps other processes out of the directory.
 fn open(
-    path: &Path,
-    node: NodeId,
+    own: &NodeSettings,
     cluster: &ClusterName,
     spoken: u32,
 ) -> Result<(LogStore, Machine), StartError> {
-    let data_dir = DataDir::admit(path, node, cluster)?;
+    let path = &own.data_dir;
+    let data_dir = DataDir::admit(path, own.id, cluster, own.disk_free_bytes_min)?;
     let store = LogStore::open(path, spoken)?;
     data_dir.sign()?;
     let machine = Machine::open(path)?;
@@ -419,8 +421,8 @@ fn raft_config(settings: &ClusterSettings) -> Result<RaftConfig, openraft::Confi
         quorum_loss_probe_interval: Some(election_timeout * 2),
         // Otherwise a node that was cut off comes back with a larger term and unseats the leader.
         enable_pre_vote: Some(true),
-        snapshot_policy: SnapshotPolicy::LogsSinceLast(ENTRIES_BETWEEN_SNAPSHOTS),
-        max_in_snapshot_log_to_keep: ENTRIES_KEPT,
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(settings.snapshot_entries),
+        max_in_snapshot_log_to_keep: settings.snapshot_entries / 5,
         max_payload_entries: ENTRIES_A_MESSAGE,
         // A purge of many entries stalls the store.
         purge_batch_size: 256,

@@ -6,6 +6,7 @@
 mod drain;
 mod measure;
 mod remove;
+mod reserve;
 mod status;
 mod survey;
 

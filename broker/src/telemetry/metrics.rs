@@ -6,6 +6,7 @@ use crate::telemetry::access_log::AccessLogs;
 use crate::telemetry::apis;
 use crate::telemetry::fabric::FabricMetrics;
 use crate::telemetry::registry::{ByLabel, Registry, label};
+use crate::telemetry::storage::StorageMetrics;
 
 /// The handles of all series. The text beside each name is what `/metrics` says of it. And the access
 /// logs, which are handed around with them.
@@ -16,6 +17,7 @@ pub struct Metrics {
     pub directory: DirectoryMetrics,
     pub drain: DrainMetrics,
     pub fabric: FabricMetrics,
+    pub storage: StorageMetrics,
     pub access_logs: AccessLogs,
     pub reloads: ReloadMetrics,
 }
@@ -202,6 +204,7 @@ impl Metrics {
             directory: DirectoryMetrics::new(registry),
             drain: DrainMetrics::new(registry),
             fabric: FabricMetrics::new(registry),
+            storage: StorageMetrics::new(registry),
             access_logs: AccessLogs::new(registry),
             reloads: ReloadMetrics::new(registry),
         }

@@ -6,6 +6,7 @@ mod fabric;
 mod log;
 mod metrics;
 mod registry;
+mod storage;
 
 pub use access_log::{AccessLog, AccessLogs, Destination};
 pub use apis::{RouteMetrics, StageMetrics};
@@ -13,3 +14,4 @@ pub use fabric::{Direction, FabricMetrics, FabricPurpose};
 pub use log::{LogError, start_log};
 pub use metrics::*;
 pub use registry::{ByLabel, Exporter, Label, Registry, Series};
+pub use storage::StorageMetrics;

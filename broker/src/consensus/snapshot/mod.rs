@@ -16,8 +16,9 @@ use std::fs::{self, File};
 use std::io::{self, BufReader, BufWriter, Read, Write as _};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -27,6 +28,7 @@ use tokio::io::AsyncWriteExt as _;
 use self::format::ReadError;
 pub use self::format::SnapshotDamage;
 use super::types::{Snapshot, SnapshotMeta};
+use crate::telemetry::Metrics;
 
 const SUFFIX: &str = "snapshot";
 const TEMPORARY_SUFFIX: &str = "partial";
@@ -45,6 +47,7 @@ struct Shared {
     keeping: Mutex<()>,
     /// How many temporary files there were.
     temporaries: AtomicU64,
+    metrics: OnceLock<Arc<Metrics>>,
 }
 
 /// A snapshot file, open for reading. Clones are handles to the same.
@@ -92,8 +95,17 @@ impl Snapshots {
         };
         let current = Mutex::new(current);
         let (keeping, temporaries) = (Mutex::default(), AtomicU64::default());
-        let shared = Shared { dir: dir.to_owned(), current, keeping, temporaries };
+        let (dir, metrics) = (dir.to_owned(), OnceLock::new());
+        let shared = Shared { dir, current, keeping, temporaries, metrics };
         Ok(Snapshots { shared: Arc::new(shared) })
+    }
+
+    /// Says what comes and goes from now on.
+    pub fn counted(self, metrics: &Arc<Metrics>) -> Snapshots {
+        // Once: who counts already goes on.
+        drop(self.shared.metrics.set(metrics.clone()));
+        self.show_bytes();
+        self
     }
 
     /// A file for a snapshot of that many bytes that someone sends us.
@@ -116,11 +128,15 @@ impl Snapshots {
         meta: SnapshotMeta,
         directory: &Directory,
     ) -> Result<Snapshot, SnapshotError> {
+        let began = Instant::now();
         let snapshot = self
             .write(&meta, directory)
             .map_err(|error| SnapshotError::io(&self.shared.dir, error))?;
         let snapshot = Snapshot { meta, snapshot };
         self.keep(&snapshot)?;
+        if let Some(metrics) = self.shared.metrics.get() {
+            metrics.storage.snapshot_seconds.record(began.elapsed().as_secs_f64());
+        }
         Ok(snapshot)
     }
 
@@ -136,8 +152,18 @@ impl Snapshots {
         if found != *meta {
             return Err(SnapshotError::Other { path: path.clone() });
         }
+        let is_received = file.shared.is_temporary.load(Ordering::Relaxed);
         self.keep(&Snapshot { meta: meta.clone(), snapshot: file.clone() })?;
+        if let Some(metrics) = self.shared.metrics.get().filter(|_| is_received) {
+            metrics.storage.snapshots_received.increment(1);
+        }
         Ok(directory)
+    }
+
+    fn show_bytes(&self) {
+        if let (Some(metrics), Some(current)) = (self.shared.metrics.get(), self.current()) {
+            metrics.storage.snapshot_bytes.set(current.snapshot.bytes() as f64);
+        }
     }
 
     fn create(&self, bytes: u64) -> io::Result<SnapshotFile> {
@@ -177,6 +203,7 @@ impl Snapshots {
             remove_others(dir, &path).map_err(failed)?;
         }
         *self.shared.current.lock() = Some(snapshot.clone());
+        self.show_bytes();
         Ok(())
     }
 }

@@ -116,6 +116,11 @@ impl LogStore {
         self.shared.view.lock().identity
     }
 
+    /// About how many bytes the entries from an index on take.
+    pub fn log_bytes(&self, index: u64) -> u64 {
+        self.shared.view.lock().bytes_from(index)
+    }
+
     /// The node formed or joined a cluster. Returns when this is on the disk.
     pub async fn save_cluster(&self, cluster_id: ClusterId) -> io::Result<()> {
         self.save(Work::SaveCluster(cluster_id)).await

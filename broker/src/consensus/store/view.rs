@@ -4,6 +4,7 @@
 //!
 //! * What was appended can be read at once: an entry is held here at least until sled has it.
 //! * The held entries are the last ones of the log, without a hole.
+//! * Of every entry of the log, held or not, its weight is known.
 //! * What sled may still have beyond either end of the log is not part of it.
 
 use std::collections::VecDeque;
@@ -29,6 +30,8 @@ pub(super) struct View {
     first: u64,
     held: VecDeque<Held>,
     held_bytes: usize,
+    /// Of all entries, from the first on.
+    weights: VecDeque<u32>,
     /// Grows with each write that concerns entries.
     ticket: u64,
     /// How often entries were taken back: while it stands still, an index means the same entry.
@@ -77,6 +80,7 @@ impl View {
             first: 0,
             held: VecDeque::new(),
             held_bytes: 0,
+            weights: VecDeque::new(),
             ticket: 0,
             truncations: 0,
         }
@@ -108,6 +112,7 @@ impl View {
         self.ticket += 1;
         let bytes = weight(&entry);
         self.held_bytes += bytes;
+        self.weights.push_back(u32::try_from(bytes).unwrap_or(u32::MAX));
         self.held.push_back(Held { entry, bytes, ticket: self.ticket });
         Ok(self.ticket)
     }
@@ -125,6 +130,8 @@ impl View {
             self.held_bytes -= held.bytes;
             self.held.pop_back();
         }
+        let left = index(self.last).map_or(0, |last| (last + 1).saturating_sub(self.first));
+        self.weights.truncate(left as usize);
     }
 
     /// Forgets all entries up to the given one, which may be later than the last.
@@ -136,6 +143,8 @@ impl View {
             self.last = Some(upto);
         }
         self.purged = Some(upto);
+        let forgotten = (upto.index + 1).saturating_sub(self.first);
+        self.weights.drain(..self.weights.len().min(forgotten as usize));
         self.first = self.first.max(upto.index + 1);
         while let Some(held) = self.held.front()
             && held.entry.log_id.index <= upto.index
@@ -151,6 +160,12 @@ impl View {
         {
             self.let_go_first();
         }
+    }
+
+    /// The weight of all entries from an index on.
+    pub(super) fn bytes_from(&self, index: u64) -> u64 {
+        let skipped = index.saturating_sub(self.first) as usize;
+        self.weights.iter().skip(skipped).map(|weight| u64::from(*weight)).sum()
     }
 
     /// `bytes_max` limits the entries' weight; a range that is not empty gives at least one.
@@ -298,6 +313,10 @@ mod tests {
                     }
                 };
                 prop_assert!(found.iter().eq(model.values()));
+                let from = model.keys().nth(model.len() / 2).copied().unwrap_or_default();
+                let weight: usize = model.range(from..).map(|(_, entry)| weight(entry)).sum();
+                prop_assert_eq!(view.bytes_from(from), weight as u64);
+                prop_assert_eq!(view.weights.len(), model.len());
                 prop_assert!(view.last().map_or(0, |last| last.index + 1) == end || model.is_empty());
             }
         }
