@@ -75,9 +75,11 @@ impl Registrar {
         *self.books.lock() = Some(Books { run, roster, waiting });
     }
 
-    /// The run is over. Who waits is told so.
-    pub(super) fn end(&self) {
-        *self.books.lock() = None;
+    /// The run is over. Who waits is told so. Does nothing where the next has begun: that an earlier one
+    /// is fenced may be learned long after.
+    pub(super) fn end(&self, run: NodeRun) {
+        let ended = self.books.lock().take_if(|books| books.run == run);
+        drop(ended);
         self.changed.notify_one();
     }
 
@@ -99,7 +101,7 @@ impl Registrar {
                 .update_changes
                 .record((update.opened.len() + update.closed.len()) as f64);
             if self.commit(&proposals, run, &update).await == Some(Applied::Fenced) {
-                self.end();
+                self.end(run);
                 fenced(run);
             }
             metrics.directory.commit_seconds.record(started.elapsed());
@@ -160,5 +162,24 @@ impl Registrar {
             change(books);
             self.changed.notify_one();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use posthorn_core::ids::NodeId;
+
+    use super::*;
+
+    #[test]
+    fn that_an_earlier_run_is_over_does_not_end_its_successor() {
+        let registrar = Registrar::default();
+        let run = |incarnation| NodeRun { node: NodeId(0), incarnation };
+        registrar.begin(run(2));
+        registrar.end(run(1));
+        drop(registrar.open(run(2), ConnectionId::from_random([1; 16]), Arc::from([])));
+        assert_eq!(registrar.backlog(), 1);
+        registrar.end(run(2));
+        assert_eq!(registrar.backlog(), 0);
     }
 }

@@ -238,7 +238,7 @@ impl RunHolder {
     async fn fence(&mut self, run: NodeRun, sender: mpsc::Sender<Word>) {
         warn!(%run, "fenced: this node has lost its lease or was evicted");
         self.standing.end();
-        self.registrar.end();
+        self.registrar.end(run);
         let (done, ended) = oneshot::channel();
         if self.fences.send(Fence { run, done }).await.is_err() {
             return;

@@ -1,0 +1,62 @@
+//! `$disconnect` comes last, and is not tried for ever.
+
+use std::time::Duration;
+
+use posthorn_chaos::backend::{Backend, backend_api};
+use posthorn_chaos::cluster::{Cluster, Options};
+use posthorn_chaos::eventually;
+use posthorn_chaos::process::Launch;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backend_hears_of_the_end_behind_all_that_the_client_sent() {
+    // An event is counted once it is answered.
+    let backend = Backend::start(|event| {
+        if event["requestContext"]["eventType"] == "MESSAGE" {
+            tokio::task::block_in_place(|| std::thread::sleep(Duration::from_millis(300)));
+        }
+        (200, String::new())
+    })
+    .await;
+    let apis = backend_api(&backend.url());
+    let cluster = Cluster::start(Options { nodes: 1, apis, ..Options::default() }).await;
+    let mut client = cluster.client(0).await;
+    client.send("one").await;
+    client.send("two").await;
+    client.close().await;
+    let mut events = Vec::new();
+    for _ in 0..4 {
+        events.push(backend.event().await["requestContext"].clone());
+    }
+    let kinds: Vec<_> = events.iter().map(|context| context["eventType"].as_str()).collect();
+    assert_eq!(kinds, [Some("CONNECT"), Some("MESSAGE"), Some("MESSAGE"), Some("DISCONNECT")]);
+    let mut numbers: Vec<_> =
+        events.iter().map(|context| context["posthorn"]["sequence"].as_u64()).collect();
+    // Two messages may be told at once.
+    numbers[1..3].sort();
+    assert_eq!(numbers, [Some(1), Some(2), Some(3), Some(4)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disconnect_that_nobody_answers_is_given_up_and_counted() {
+    let backend = Backend::start(|event| {
+        let ends = event["requestContext"]["eventType"] == "DISCONNECT";
+        (if ends { 503 } else { 200 }, String::new())
+    })
+    .await;
+    let apis = backend_api(&backend.url());
+    let mut cluster = Cluster::prepare(Options { nodes: 1, apis, ..Options::default() });
+    let limit = ("POSTHORN_CLUSTER__DISCONNECT_RETRY_MAX_S".to_owned(), "1".to_owned());
+    let launch = Launch { environment: vec![limit], ..Launch::default() };
+    cluster.spawn_with(0, &launch).await;
+    cluster.wait_ready(0).await;
+    cluster.client(0).await.close().await;
+    for series in ["posthorn_disconnects_given_up_total 1", "posthorn_directory_entries 0"] {
+        let (name, expected) = series.split_once(' ').unwrap_or_default();
+        eventually(series, || async {
+            (cluster.metric(0, name).await? == expected.parse::<f64>().ok()?).then_some(())
+        })
+        .await;
+    }
+    let told = backend.drain().await.len();
+    assert!(told >= 3, "$connect, and $disconnect more than once: {told}");
+}
