@@ -190,17 +190,15 @@ fn what_is_wrong_with_a_route_is_named() {
     let answering = connect(", request_models: { $default: Join }")
         .replace("'http://h/x'", "'http://h/x', integration_responses: { $default: {} }");
     assert_fault(&answering, "apis.chat.routes.$connect.request_models.$default", "no message");
-    for (parameter, rule) in [
-        ("route.request.body.a: {}", "route.request.querystring.NAME"),
-        ("'route.request.header.a b': {}", "not a name"),
-        ("route.request.header.a: { requird: true }", "unknown field"),
+    for (name, value, below, rule) in [
+        ("route.request.body.a", "{}", "", "route.request.querystring.NAME"),
+        ("route.request.header.a b", "{}", "", "not a name"),
+        ("route.request.header.a", "{ requird: true }", ".requird", "unknown field"),
     ] {
-        let (name, _) = parameter.split_once(": ").expect("it is a key and a value");
-        let more = format!(", request_parameters: {{ {parameter} }}");
+        let more = format!(", request_parameters: {{ '{name}': {value} }}");
         let declaring = connect(&more)
             .replace("'http://h/x'", "'http://h/x', integration_responses: { $default: {} }");
-        let key = name.trim_matches('\'');
-        let key = format!("apis.chat.routes.$connect.request_parameters.{key}");
+        let key = format!("apis.chat.routes.$connect.request_parameters.{name}{below}");
         assert_fault(&declaring, &key, rule);
     }
 }
