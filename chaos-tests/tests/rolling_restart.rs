@@ -285,7 +285,9 @@ impl World {
                     self.gone.fetch_add(1, Ordering::SeqCst);
                     return true;
                 }
-                Err(Code::Unavailable) if attempt == 0 => {
+                // Cancelled is said by the library, of a call that it had not sent when the
+                // connection ended. Were that not so, the number would come twice.
+                Err(Code::Unavailable | Code::Cancelled) if attempt == 0 => {
                     self.retried.fetch_add(1, Ordering::SeqCst);
                 }
                 Err(code) => {

@@ -43,7 +43,7 @@ use posthorn_core::tenure::{Tenure, Timing};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 pub use barrier::NoQuorum;
 use bootstrap::Bootstrap;
@@ -274,7 +274,7 @@ impl Consensus {
             loop {
                 match self.proposals.propose(Command::Evict { run }, LEAVE_TIMEOUT).await {
                     Ok(_) => return,
-                    Err(error) => info!(%run, %error, "waiting to leave"),
+                    Err(error) => debug!(%run, %error, "waiting to leave"),
                 }
                 tokio::time::sleep(LEAVE_PAUSE).await;
             }
