@@ -189,6 +189,13 @@ async fn a_command_at_any_node_drains_another_or_the_same() {
         cluster.spawn(drained).await;
         cluster.wait_ready(drained).await;
     }
+    // Who leads has another lead also where no client holds it up.
+    let leader = eventually("a leader", || leader_of(&cluster, &[0, 1, 2])).await;
+    let node = cluster.take(leader);
+    node.signal(Signal::SIGTERM);
+    assert_eq!(node.wait().await.code(), Some(0));
+    let log = std::fs::read_to_string(cluster.config_path(leader).with_extension("log")).unwrap();
+    assert!(log.contains("handed leadership over"), "{log}");
 }
 
 /// Posts to each connection in turn until all are over. Returns how many posts were accepted of each.

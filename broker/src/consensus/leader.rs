@@ -122,10 +122,15 @@ impl Leadership {
     /// Has another voter lead whenever we do, for ever.
     pub(super) async fn hand_over_always(&self) {
         loop {
-            if let Some(successor) = self.successor() {
-                self.hand_over(successor).await;
-            }
+            self.hand_over_to_any().await;
             tokio::time::sleep(LOOK_INTERVAL).await;
+        }
+    }
+
+    /// Has another voter lead, if we do. Returns once it does, or after a while.
+    pub(super) async fn hand_over_to_any(&self) {
+        if let Some(successor) = self.successor() {
+            self.hand_over(successor).await;
         }
     }
 

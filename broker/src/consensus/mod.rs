@@ -265,10 +265,11 @@ impl Consensus {
         self.proposals.lead_no_longer().await;
     }
 
-    /// Ends this run in the directory. What it still owned is left to others.
+    /// Ends this run in the directory, and leads no longer. What it still owned is left to others.
     pub async fn leave(&self) {
         // Where nobody listens, no run was ever begun.
         let _ = self.words.send(Word::Leaving).await;
+        self.proposals.hand_over().await;
         let Some(run) = self.may_act() else { return };
         let left = async {
             loop {

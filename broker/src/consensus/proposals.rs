@@ -151,6 +151,11 @@ impl Proposals {
         self.leadership.hand_over_always().await;
     }
 
+    /// Has another voter lead, if this node does.
+    pub(super) async fn hand_over(&self) {
+        self.leadership.hand_over_to_any().await;
+    }
+
     /// Whether this node leads, and a quorum has followed it lately.
     pub(super) fn is_leading(&self) -> bool {
         self.leadership.leads_since_term().is_some()
