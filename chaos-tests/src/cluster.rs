@@ -195,6 +195,19 @@ impl Cluster {
         line?.parse().ok()
     }
 
+    /// The node that leads, by its own account. All must answer.
+    pub async fn leader(&self) -> usize {
+        eventually("a leader", || async {
+            for index in 0..self.len() {
+                if self.metric(index, "posthorn_raft_is_leader").await == Some(1.0) {
+                    return Some(index);
+                }
+            }
+            None
+        })
+        .await
+    }
+
     /// A client of a node, connected to `/dev`.
     pub async fn client(&self, index: usize) -> Client {
         self.try_client(index).await.expect("the handshake is answered with 101")

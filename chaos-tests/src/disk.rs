@@ -1,7 +1,8 @@
 //! Disks that fail, by standing between a node and its C library.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+
+use crate::shim;
 
 /// What a node's system calls do to files, as the files of a folder say:
 ///
@@ -74,34 +75,22 @@ ssize_t write(int fd, const void *bytes, size_t count) {
 /// A library that a node is started with, and the folder that tells it what to do.
 pub struct DiskFaults {
     folder: PathBuf,
+    shim: PathBuf,
 }
 
 impl DiskFaults {
     /// Compiles the library into a folder of its own.
-    ///
-    /// # Panics
-    ///
-    /// Without a C compiler, which the broker itself needs to be built.
     pub fn build(folder: &Path) -> DiskFaults {
         let folder = folder.join("disk-faults");
-        std::fs::create_dir_all(&folder).expect("a folder can be made");
-        std::fs::write(folder.join("shim.c"), SHIM).expect("a file can be written");
-        let status = Command::new("cc")
-            .args([
-                "-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o", "shim.so", "shim.c", "-ldl",
-            ])
-            .current_dir(&folder)
-            .status();
-        assert!(status.expect("there is a C compiler").success());
-        DiskFaults { folder }
+        let shim = shim::compile(&folder, "disk.so", SHIM);
+        DiskFaults { folder, shim }
     }
 
     /// What a node is to be started with. Each node may have faults of its own.
     pub fn environment(&self, node: usize) -> Vec<(String, String)> {
         std::fs::create_dir_all(self.of(node)).expect("a folder can be made");
-        let shim = self.folder.join("shim.so");
         vec![
-            ("LD_PRELOAD".to_owned(), shim.display().to_string()),
+            ("LD_PRELOAD".to_owned(), self.shim.display().to_string()),
             ("DISK_FAULTS".to_owned(), self.of(node).display().to_string()),
         ]
     }

@@ -21,7 +21,9 @@ pub mod raw;
 pub mod rows;
 pub mod schedule;
 pub mod server;
+mod shim;
 pub mod tools;
+pub mod wall_clock;
 pub mod witness;
 pub mod world;
 

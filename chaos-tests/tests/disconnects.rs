@@ -6,6 +6,7 @@ use posthorn_chaos::backend::{Backend, backend_api};
 use posthorn_chaos::cluster::{Cluster, Options};
 use posthorn_chaos::eventually;
 use posthorn_chaos::process::Launch;
+use serde_json::{Value, json};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backend_hears_of_the_end_behind_all_that_the_client_sent() {
@@ -59,4 +60,55 @@ async fn a_disconnect_that_nobody_answers_is_given_up_and_counted() {
     }
     let told = backend.drain().await.len();
     assert!(told >= 3, "$connect, and $disconnect more than once: {told}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_heir_tells_the_same_of_a_client_as_its_owner_would_have() {
+    let authorizer = Backend::start(|_| {
+        let policy = json!({ "Version": "2012-10-17", "Statement": [
+            { "Action": "execute-api:Invoke", "Effect": "Allow", "Resource": "*" },
+        ] });
+        let context = json!({ "tenant": "acme", "level": 7 });
+        let answer = json!({ "principalId": "ada", "policyDocument": policy, "context": context });
+        (200, answer.to_string())
+    })
+    .await;
+    let backend = Backend::start(|_| (200, String::new())).await;
+    let routes = "$connect: { target: integrations/backend, authorization_type: CUSTOM, \
+                  authorizer_id: who }";
+    let apis = backend_api(&backend.url())
+        .replace("$connect: { target: integrations/backend }", routes)
+        .replace(
+            "    stages:",
+            &format!(
+                "    authorizers:\n      \
+                 who: {{ authorizer_type: REQUEST, authorizer_uri: \"{}\" }}\n    stages:",
+                authorizer.url()
+            ),
+        );
+    let mut cluster = Cluster::start(Options { apis, ..Options::default() }).await;
+    let mut clients = Vec::new();
+    let mut connects = Vec::new();
+    for node in [0, 2] {
+        clients.push(cluster.client(node).await);
+        connects.push(facts(&backend.event_of("CONNECT").await));
+    }
+    cluster.take(2).kill().await;
+    let inherited = facts(&backend.event_of("DISCONNECT").await);
+    assert_eq!(inherited, connects[1]);
+    assert_eq!(inherited["authorizer"]["tenant"], "acme");
+    assert_eq!(inherited["authorizer"]["principalId"], "ada");
+    clients.swap_remove(0).close().await;
+    assert_eq!(facts(&backend.event_of("DISCONNECT").await), connects[0]);
+}
+
+/// What every event of one connection says of it.
+fn facts(event: &Value) -> Value {
+    let mut context = event["requestContext"].clone();
+    if let Some(authorizer) = context["authorizer"].as_object_mut() {
+        // Of the call that has just been, and so of `$connect` alone.
+        authorizer.remove("integrationLatency");
+    }
+    let fields = ["connectionId", "connectedAt", "identity", "authorizer", "apiId", "stage"];
+    fields.iter().map(|field| ((*field).to_owned(), context[*field].clone())).collect()
 }

@@ -29,7 +29,7 @@ async fn a_slow_disk_slows_nobody_else_and_a_sync_that_fails_ends_its_node_at_on
         cluster.wait_ready(node).await;
     }
 
-    let leader = leader_of(&cluster).await;
+    let leader = cluster.leader().await;
     let (follower, other) = ((leader + 1) % 3, (leader + 2) % 3);
     let term = term_of(&cluster, leader).await;
     faults.begin(follower, "slow-sync", "300");
@@ -46,7 +46,7 @@ async fn a_slow_disk_slows_nobody_else_and_a_sync_that_fails_ends_its_node_at_on
     let grown = term_of(&cluster, other).await - term;
     assert!(grown <= 3.0, "a slow leader is no reason for a storm of elections: {grown}");
 
-    for failing in [follower, leader_of(&cluster).await] {
+    for failing in [follower, cluster.leader().await] {
         let mut client = cluster.client(failing).await;
         let (left, right) = ((failing + 1) % 3, (failing + 2) % 3);
         let mut witness = cluster.client(left).await;
@@ -319,18 +319,6 @@ async fn start_in_vain(cluster: &Cluster, node: usize) -> (Option<i32>, String) 
     let path = cluster.config_path(node);
     let (status, error) = Process::start_in_vain(&path).await;
     (status.code(), error)
-}
-
-async fn leader_of(cluster: &Cluster) -> usize {
-    eventually("a leader", || async {
-        for node in 0..cluster.len() {
-            if cluster.metric(node, "posthorn_raft_is_leader").await == Some(1.0) {
-                return Some(node);
-            }
-        }
-        None
-    })
-    .await
 }
 
 async fn term_of(cluster: &Cluster, node: usize) -> f64 {
