@@ -6,6 +6,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use posthorn_chaos::client::Client;
 use posthorn_chaos::cluster::{Cluster, Founding, Options, http_get};
 use posthorn_chaos::process::{Process, binary};
 use posthorn_chaos::{eventually, within};
@@ -47,6 +48,17 @@ async fn nodes_join_in_any_order_and_vote_by_their_ordinals() {
     let id = client.id().await;
     cluster.grpc(1).await.post_to_connection(post(&id, "hello")).await.unwrap();
     assert_eq!(client.text().await, "hello");
+    traffic.stop().await;
+
+    // And back, many at once.
+    let traffic = Traffic::start(&cluster, 1, 2).await;
+    let api = cluster.node(2).at("api").to_string();
+    let removals = [3, 4, 5].map(|node| tokio::spawn(remove_through(api.clone(), node)));
+    for (removal, node) in removals.into_iter().zip(3..) {
+        assert_eq!(removal.await.unwrap(), (0, format!("node {node} removed\n")));
+        assert_eq!(cluster.take(node).wait().await.code(), Some(9));
+    }
+    assert_members(&cluster, 0, &[0, 1, 2], &[]).await;
     traffic.stop().await;
 }
 
@@ -221,35 +233,42 @@ async fn lose_disk(cluster: &mut Cluster, node: usize) {
 struct Traffic {
     stop: Arc<AtomicBool>,
     posts: Arc<AtomicU64>,
+    /// Those that were answered with 101: while a leader is missed, some are not.
+    connects: Arc<AtomicU64>,
     task: JoinHandle<()>,
 }
 
 impl Traffic {
     async fn start(cluster: &Cluster, owner: usize, through: usize) -> Traffic {
         let stop = Arc::new(AtomicBool::new(false));
-        let posts = Arc::new(AtomicU64::new(0));
+        let [posts, connects] = [(); 2].map(|()| Arc::new(AtomicU64::new(0)));
+        let url = cluster.url(through);
         let mut client = cluster.client(owner).await;
         let id = client.id().await;
         let mut grpc: ConnectionServiceClient<Channel> = cluster.grpc(through).await;
-        let (stopped, count) = (stop.clone(), posts.clone());
+        let (stopped, count, opened) = (stop.clone(), posts.clone(), connects.clone());
         let task = tokio::spawn(async move {
             while !stopped.load(Ordering::Relaxed) {
                 let number = count.fetch_add(1, Ordering::Relaxed).to_string();
                 let posted = grpc.post_to_connection(post(&id, &number)).await;
                 posted.unwrap_or_else(|status| panic!("post {number}: {status}"));
                 assert_eq!(client.text().await, number);
+                if Client::connect(&url).await.is_ok() {
+                    opened.fetch_add(1, Ordering::Relaxed);
+                }
             }
         });
-        Traffic { stop, posts, task }
+        Traffic { stop, posts, connects, task }
     }
 
     /// # Panics
     ///
-    /// If any post failed.
+    /// If any post failed, or nobody could connect.
     async fn stop(self) {
         self.stop.store(true, Ordering::Relaxed);
         self.task.await.unwrap();
-        assert!(self.posts.load(Ordering::Relaxed) > 10);
+        let counts = [self.posts, self.connects].map(|count| count.load(Ordering::Relaxed));
+        assert!(counts.iter().all(|count| *count > 10), "posts and connects: {counts:?}");
     }
 }
 
