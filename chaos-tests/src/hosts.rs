@@ -151,6 +151,18 @@ impl Hosts {
         self.change(|all| all.push(format!("udp dport {FABRIC_PORT} udp length > {bytes_max}")));
     }
 
+    /// Of what two hosts send each other between nodes, what is beyond that is lost, each way by itself.
+    pub fn narrow(&self, one: Host, other: Host, kbytes_per_s: u32) {
+        let (one, other) = (self.address(one), self.address(other));
+        let rule = |(from, to)| {
+            format!(
+                "ip saddr {from} ip daddr {to} udp dport {FABRIC_PORT} \
+                 limit rate over {kbytes_per_s} kbytes/second burst 2 kbytes"
+            )
+        };
+        self.change(|all| all.extend([(one, other), (other, one)].map(rule)));
+    }
+
     /// Everything passes again.
     pub fn heal(&self) {
         self.change(Vec::clear);

@@ -3,6 +3,8 @@
 //! A row begins and ends in peace. Times are bounds that only a broken broker misses, since the machine
 //! may be busy with anything; what they came to is reported.
 
+mod partitions;
+
 use std::time::{Duration, Instant};
 
 use crate::history::{Event, Outcome};
@@ -34,8 +36,12 @@ pub enum Row {
     FabricCut,
     DoorsCut,
     Loss,
+    Narrow,
     MtuBlackHole,
     Debts,
+    TwoAlone,
+    Ring,
+    Swizzle,
 }
 
 impl Row {
@@ -73,9 +79,21 @@ impl Row {
         Row::FabricCut,
         Row::DoorsCut,
         Row::Loss,
+        Row::Narrow,
         Row::MtuBlackHole,
         Row::Debts,
+        Row::TwoAlone,
+        Row::Ring,
+        Row::Swizzle,
     ];
+
+    /// How many nodes it takes.
+    pub fn nodes(self) -> u32 {
+        match self {
+            Row::TwoAlone | Row::Ring | Row::Swizzle => 5,
+            _ => 3,
+        }
+    }
 
     pub fn name(self) -> &'static str {
         match self {
@@ -98,6 +116,10 @@ impl Row {
             Row::Loss => "loss",
             Row::MtuBlackHole => "mtu-black-hole",
             Row::Debts => "debts",
+            Row::Narrow => "narrow",
+            Row::TwoAlone => "two-alone",
+            Row::Ring => "ring",
+            Row::Swizzle => "swizzle",
         }
     }
 
@@ -117,17 +139,21 @@ impl Row {
             Row::PauseOwner => pause_owner(world).await,
             Row::PauseBriefly => pause_briefly(world).await,
             Row::FlappingPauses => flapping_pauses(world).await,
-            Row::LeaderAlone => leader_alone(world).await,
-            Row::DeafLeader => deaf_leader(world).await,
-            Row::MuteFollower => mute_follower(world).await,
-            Row::PartialPartition => partial_partition(world).await,
-            Row::LeaderPartlyCut => leader_partly_cut(world).await,
-            Row::AllApart => all_apart(world).await,
-            Row::FabricCut => fabric_cut(world).await,
+            Row::LeaderAlone => partitions::leader_alone(world).await,
+            Row::DeafLeader => partitions::deaf_leader(world).await,
+            Row::MuteFollower => partitions::mute_follower(world).await,
+            Row::PartialPartition => partitions::partial_partition(world).await,
+            Row::LeaderPartlyCut => partitions::leader_partly_cut(world).await,
+            Row::AllApart => partitions::all_apart(world).await,
+            Row::FabricCut => partitions::fabric_cut(world).await,
             Row::DoorsCut => doors_cut(world).await,
             Row::Loss => loss(world).await,
             Row::MtuBlackHole => mtu_black_hole(world).await,
             Row::Debts => debts(world).await,
+            Row::Narrow => partitions::narrow(world).await,
+            Row::TwoAlone => partitions::two_alone(world).await,
+            Row::Ring => partitions::ring(world).await,
+            Row::Swizzle => partitions::swizzle(world).await,
         };
         let peace = world.peace().await;
         figures.extend([("serving again", peace.serving), ("settled", peace.settled)]);
@@ -263,112 +289,6 @@ async fn flapping_pauses(world: &mut World) -> Vec<Figure> {
     Vec::new()
 }
 
-/// F14.
-async fn leader_alone(world: &mut World) -> Vec<Figure> {
-    let leader = world.leader().await;
-    let majority = others(world, leader);
-    let cuts = isolation(world, leader, Traffic::All);
-    cut_off(world, leader, &majority, cuts).await
-}
-
-/// F16.
-async fn deaf_leader(world: &mut World) -> Vec<Figure> {
-    let leader = world.leader().await;
-    let majority = others(world, leader);
-    let cut = |from: &usize| Cut {
-        from: Host::Node(*from),
-        to: Host::Node(leader),
-        traffic: Traffic::All,
-    };
-    let fault = Fault::Cut(majority.iter().map(cut).collect());
-    world.begin(&fault).await;
-    let connects = world.connects_at(&majority).await;
-    at_most(connects, Duration::from_secs(5) + SLACK, "connects");
-    world.end(&fault).await;
-    vec![("connects", connects)]
-}
-
-/// F17.
-async fn mute_follower(world: &mut World) -> Vec<Figure> {
-    let leader = world.leader().await;
-    let mute = others(world, leader)[0];
-    let majority = others(world, mute);
-    let term = term(world, leader).await;
-    let known = world.connections_of(mute);
-    let since = world.history.now();
-    let cut =
-        |to: &usize| Cut { from: Host::Node(mute), to: Host::Node(*to), traffic: Traffic::All };
-    let fault = Fault::Cut(majority.iter().map(cut).collect());
-    world.begin(&fault).await;
-    let told = world.told(&known, since).await;
-    let connects = world.connects_at(&majority).await;
-    world.end(&fault).await;
-    world.peace().await;
-    let later = self::term(world, leader).await;
-    assert!(later <= term + 2.0, "the term ran away from {term} to {later}");
-    vec![("told", told), ("connects", connects)]
-}
-
-/// F18.
-async fn partial_partition(world: &mut World) -> Vec<Figure> {
-    let leader = world.leader().await;
-    let followers = others(world, leader);
-    let (one, other) = (followers[0], followers[1]);
-    let known = world.connections_of(other);
-    let between = Cut::between(Host::Node(one), Host::Node(other), Traffic::All);
-    let fault = Fault::Cut(between.to_vec());
-    let since = world.history.now();
-    let evicted = evictions(world).await;
-    world.begin(&fault).await;
-    // As long as a post may take.
-    tokio::time::sleep(Duration::from_secs(4)).await;
-    let late = posts_between(world, since, one, &known);
-    let told: Vec<_> = late.iter().map(|(_, outcome)| *outcome).collect();
-    assert!(!told.contains(&Outcome::Gone), "nobody who lives is gone: {told:?}");
-    assert!(!told.contains(&Outcome::Silence), "each post is answered: {told:?}");
-    let slowest = late.iter().map(|(took, _)| *took).max().unwrap_or_default();
-    at_most(slowest, Duration::from_secs(3) + SLACK / 5, "posts");
-    // Both see the leader, so both live.
-    assert_eq!(world.leader().await, leader, "the leader stays");
-    assert_eq!(evictions(world).await, evicted, "nobody is given up");
-    let connects = world.connects_at(&[one]).await.max(world.connects_at(&[other]).await);
-    world.end(&fault).await;
-    vec![("slowest post", slowest), ("connects", connects)]
-}
-
-/// F18, where the leader is one of the two: whoever cannot reach it is let go.
-async fn leader_partly_cut(world: &mut World) -> Vec<Figure> {
-    let leader = world.leader().await;
-    let cut = others(world, leader)[0];
-    let between = Cut::between(Host::Node(leader), Host::Node(cut), Traffic::All);
-    let fault = Fault::Cut(between.to_vec());
-    let term = term(world, leader).await;
-    world.begin(&fault).await;
-    tokio::time::sleep(PATIENCE * 2).await;
-    let connects = world.connects_at(&others(world, cut)).await;
-    let later = self::term(world, leader).await;
-    assert!(later <= term + 2.0, "the term ran away from {term} to {later}");
-    world.end(&fault).await;
-    vec![("connects", connects)]
-}
-
-/// No node reaches another, for longer than any lease.
-async fn all_apart(world: &mut World) -> Vec<Figure> {
-    let nodes = others(world, usize::MAX);
-    let known: Vec<_> = nodes.iter().flat_map(|node| world.connections_of(*node)).collect();
-    let since = world.history.now();
-    let fault = fault_of_all(world);
-    world.begin(&fault).await;
-    let fenced = all_closed(world, &known, since, 1012).await;
-    at_most(fenced, LEASE + SLACK, "fence");
-    for node in &nodes {
-        assert_eq!(world.load.visit(*node).await.err(), Some(Some(503)), "nobody is let in");
-    }
-    world.end(&fault).await;
-    let connects = world.connects_at(&nodes).await;
-    vec![("fenced", fenced), ("connects", connects)]
-}
-
 /// A debt outlives the death of its heir, the loss of a leader and the end of every run, and is settled
 /// once its backend answers.
 async fn debts(world: &mut World) -> Vec<Figure> {
@@ -386,7 +306,7 @@ async fn debts(world: &mut World) -> Vec<Figure> {
         world.end(&fault).await;
         world.ready().await;
     }
-    let apart = fault_of_all(world);
+    let apart = partitions::fault_of_all(world);
     world.begin(&apart).await;
     let known: Vec<_> =
         world.load.sitting().into_iter().map(|sitting| sitting.connection).collect();
@@ -400,15 +320,6 @@ async fn debts(world: &mut World) -> Vec<Figure> {
     let told = world.told(&lost, answered_at).await;
     at_most(told, Duration::from_secs(30) + SLACK, "$disconnects");
     vec![("told once it is answered", told)]
-}
-
-/// F20.
-async fn fabric_cut(world: &mut World) -> Vec<Figure> {
-    let leader = world.leader().await;
-    let alone = others(world, leader)[0];
-    let majority = others(world, alone);
-    let cuts = isolation(world, alone, Traffic::Fabric);
-    cut_off(world, alone, &majority, cuts).await
 }
 
 /// F21, F22: clients and senders hear nothing more of a node, whose clients say nothing more.
@@ -455,29 +366,6 @@ async fn mtu_black_hole(world: &mut World) -> Vec<Figure> {
     assert_eq!(outcomes(world, since, &[Outcome::Silence]), 0, "each post is answered");
     world.end(&fault).await;
     vec![("connects", connects)]
-}
-
-/// A node that no other reaches, while clients and backends do: it lets its clients go before the
-/// others give it up, and lets nobody in; the others serve.
-async fn cut_off(
-    world: &mut World,
-    alone: usize,
-    majority: &[usize],
-    cuts: Vec<Cut>,
-) -> Vec<Figure> {
-    let known = world.connections_of(alone);
-    let since = world.history.now();
-    let fault = Fault::Cut(cuts);
-    world.begin(&fault).await;
-    let connects = world.connects_at(majority).await;
-    at_most(connects, Duration::from_secs(3) + SLACK, "connects");
-    let fenced = all_closed(world, &known, since, 1012).await;
-    at_most(fenced, LEASE + SLACK, "fence");
-    assert_eq!(world.load.visit(alone).await.err(), Some(Some(503)), "nobody is let in");
-    let told = world.told(&known, since).await;
-    at_most(told, PATIENCE + Duration::from_secs(5) + SLACK, "$disconnects");
-    world.end(&fault).await;
-    vec![("connects", connects), ("fenced", fenced), ("told", told)]
 }
 
 /// Waits until the clients of all these connections saw the end. Gives when the last did.
@@ -546,19 +434,6 @@ fn posts(
 fn outcomes(world: &World, since: u64, asked: &[Outcome]) -> usize {
     let posts = posts(&world.history.since(since), |_, _| true);
     posts.iter().filter(|(_, outcome)| asked.contains(outcome)).count()
-}
-
-/// Every node by itself.
-fn fault_of_all(world: &World) -> Fault {
-    let nodes = world.cluster.len();
-    let pairs = (0..nodes).flat_map(|one| (0..one).map(move |other| (one, other)));
-    let cut = |(one, other)| Cut::between(Host::Node(one), Host::Node(other), Traffic::All);
-    Fault::Cut(pairs.flat_map(cut).collect())
-}
-
-fn isolation(world: &World, alone: usize, traffic: Traffic) -> Vec<Cut> {
-    let others = others(world, alone).into_iter();
-    others.flat_map(|node| Cut::between(Host::Node(alone), Host::Node(node), traffic)).collect()
 }
 
 fn others(world: &World, one: usize) -> Vec<usize> {

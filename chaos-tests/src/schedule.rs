@@ -30,7 +30,7 @@ impl Schedule {
             let is_possible = match &fault {
                 Fault::Kill(nodes) => nodes.iter().all(|node| !killed_or_paused.contains(node)),
                 Fault::Pause(node) => !killed_or_paused.contains(node),
-                Fault::Cut(_) | Fault::Loss(_) | Fault::Mtu(_) => !has_cut,
+                Fault::Cut(_) | Fault::Loss(_) | Fault::Mtu(_) | Fault::Narrow { .. } => !has_cut,
                 Fault::Unplug(_) => true,
             };
             if !is_possible {
@@ -39,7 +39,9 @@ impl Schedule {
             match &fault {
                 Fault::Kill(nodes) => killed_or_paused.extend(nodes),
                 Fault::Pause(node) => killed_or_paused.push(*node),
-                Fault::Cut(_) | Fault::Loss(_) | Fault::Mtu(_) => has_cut = true,
+                Fault::Cut(_) | Fault::Loss(_) | Fault::Mtu(_) | Fault::Narrow { .. } => {
+                    has_cut = true;
+                }
                 Fault::Unplug(_) => (),
             }
             let begins = Duration::from_millis(self.below(4000));

@@ -39,6 +39,12 @@ pub enum Fault {
     Loss(u8),
     /// Longer datagrams are lost.
     Mtu(u16),
+    /// What two nodes send each other beyond that is lost.
+    Narrow {
+        one: usize,
+        other: usize,
+        kbytes_per_s: u32,
+    },
     /// A host's cable is pulled.
     Unplug(usize),
 }
@@ -106,6 +112,9 @@ impl World {
             Fault::Cut(cuts) => self.hosts.cut(cuts),
             Fault::Loss(percent) => self.hosts.lose(*percent),
             Fault::Mtu(bytes) => self.hosts.shorten(*bytes),
+            Fault::Narrow { one, other, kbytes_per_s } => {
+                self.hosts.narrow(Host::Node(*one), Host::Node(*other), *kbytes_per_s);
+            }
             Fault::Unplug(node) => self.hosts.set_link(Host::Node(*node), false),
         }
         self.say_begun(fault);
@@ -119,7 +128,9 @@ impl World {
                 }
             }
             Fault::Pause(node) => self.cluster.node(*node).signal(Signal::SIGCONT),
-            Fault::Cut(_) | Fault::Loss(_) | Fault::Mtu(_) => self.hosts.heal(),
+            Fault::Cut(_) | Fault::Loss(_) | Fault::Mtu(_) | Fault::Narrow { .. } => {
+                self.hosts.heal();
+            }
             Fault::Unplug(node) => self.hosts.set_link(Host::Node(*node), true),
         }
         self.history.record(Event::FaultEnd { fault: format!("{fault:?}") });

@@ -263,7 +263,7 @@ impl Config {
             return Err(("cluster.initial_voters", "names each node once".to_owned()));
         }
         self.check_addresses()?;
-        if !matches!(self.cluster.voters_max, 1 | 3 | 5) {
+        if !matches!(self.cluster.voters_max(), 1 | 3 | 5) {
             return Err(("cluster.voters_max", "is 1, 3 or 5".to_owned()));
         }
         if self.cluster.voter_absence_max_s.0 < patience_ms.0 {

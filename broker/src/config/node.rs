@@ -45,8 +45,8 @@ pub struct ClusterSettings {
     #[serde(default)]
     pub peers: Vec<Arc<str>>,
     /// How many nodes vote: 1, 3 or 5, the lowest ordinals. The others learn, and serve as well.
-    #[serde(default = "defaults::voters_max")]
-    pub voters_max: usize,
+    /// Where it is missing, 3, or 5 if so many form the cluster: see [`ClusterSettings::voters_max`].
+    pub voters_max: Option<usize>,
     /// How long a voter may be away before a learner takes its place, and a learner before it is no
     /// longer a member. Longer than any restart takes.
     #[serde(default = "defaults::voter_absence_max_s")]
@@ -80,6 +80,13 @@ pub struct ClusterSettings {
     /// than that is kept behind it.
     #[serde(default = "defaults::snapshot_bytes")]
     pub snapshot_bytes: u64,
+}
+
+impl ClusterSettings {
+    /// How many nodes vote at most. Who forms a cluster with five voters wants five.
+    pub fn voters_max(&self) -> usize {
+        self.voters_max.unwrap_or(self.initial_voters.len().max(3))
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -368,10 +375,6 @@ impl Default for LogSettings {
 
 mod defaults {
     use super::{Millis, Seconds, SocketAddr};
-
-    pub(super) fn voters_max() -> usize {
-        3
-    }
 
     pub(super) fn voter_absence_max_s() -> Seconds {
         Seconds::new(300)

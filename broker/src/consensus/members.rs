@@ -87,8 +87,10 @@ impl Members {
         metrics: Arc<Metrics>,
     ) -> Members {
         let Leadership { raft, replica, .. } = leadership.clone();
-        let rules =
-            Rules { voters_max: settings.voters_max, absence_max: settings.voter_absence_max_s.0 };
+        let rules = Rules {
+            voters_max: settings.voters_max(),
+            absence_max: settings.voter_absence_max_s.0,
+        };
         Members {
             raft,
             replica,

@@ -25,13 +25,11 @@ const PLAN: Plan = Plan {
 
 fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args().skip(1).collect();
-    let Some(hosts) = Hosts::build(3) else { return ExitCode::FAILURE };
-    let hosts = Arc::new(hosts);
     let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
     match &*arguments {
-        ["soak", seconds] => soak(&hosts, seconds, &std::process::id().to_string()),
-        ["soak", seconds, seed] => soak(&hosts, seconds, seed),
-        [] => rows(&hosts, Row::ALL.to_vec()),
+        ["soak", seconds] => soak(seconds, &std::process::id().to_string()),
+        ["soak", seconds, seed] => soak(seconds, seed),
+        [] => rows(Row::ALL),
         names => {
             let named = |name: &&str| Row::ALL.iter().find(|row| row.name() == *name).copied();
             let Some(asked) = names.iter().map(named).collect::<Option<Vec<_>>>() else {
@@ -39,14 +37,28 @@ fn main() -> ExitCode {
                 eprintln!("chaos: the rows are {}", names.join(", "));
                 return ExitCode::from(2);
             };
-            rows(&hosts, asked)
+            rows(&asked)
         }
     }
 }
 
-fn rows(hosts: &Arc<Hosts>, rows: Vec<Row>) -> ExitCode {
+/// Those of three nodes first, then those of five.
+fn rows(rows: &[Row]) -> ExitCode {
+    for nodes in [3, 5] {
+        let rows: Vec<_> = rows.iter().copied().filter(|row| row.nodes() == nodes).collect();
+        if !rows.is_empty() && !rows_of(nodes, rows) {
+            return ExitCode::FAILURE;
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+/// False where there can be no hosts.
+fn rows_of(nodes: u32, rows: Vec<Row>) -> bool {
+    let Some(hosts) = Hosts::build(nodes as usize) else { return false };
+    let hosts = Arc::new(hosts);
     hosts.run_outside(async || {
-        let mut world = World::start(hosts.clone(), 3, &PLAN).await;
+        let mut world = World::start(hosts.clone(), nodes, &PLAN).await;
         for row in rows {
             let figures = row.run(&mut world).await;
             let figures: Vec<_> = figures
@@ -57,15 +69,17 @@ fn rows(hosts: &Arc<Hosts>, rows: Vec<Row>) -> ExitCode {
         }
         world.finish("rows").await;
     });
-    ExitCode::SUCCESS
+    true
 }
 
 /// Faults that overlap, then peace, again and again.
-fn soak(hosts: &Arc<Hosts>, seconds: &str, seed: &str) -> ExitCode {
+fn soak(seconds: &str, seed: &str) -> ExitCode {
     let (Ok(seconds), Ok(seed)) = (seconds.parse(), seed.parse()) else {
         eprintln!("chaos: soak SECONDS [SEED]");
         return ExitCode::from(2);
     };
+    let Some(hosts) = Hosts::build(3) else { return ExitCode::FAILURE };
+    let hosts = Arc::new(hosts);
     println!("seed {seed}");
     hosts.run_outside(async || {
         let mut world = World::start(hosts.clone(), 3, &PLAN).await;
