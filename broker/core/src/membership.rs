@@ -6,7 +6,8 @@
 //! * A voter that is away stays one, so that a restart changes nothing. Once it has been away for too
 //!   long, or its node acts from another disk, a live learner takes its place; until there is one,
 //!   its place is kept: absence alone makes no voters fewer.
-//! * A step moves at most one voter in and one out, and leaves a majority of voters that are live.
+//! * A step moves at most one voter in and one out, and leaves a majority of voters that are live. They
+//!   are even in number only while one that leads alone has its heir vote beside it.
 //! * A learner that was away for too long, or whose node acts from another disk, leaves.
 //! * Who is asked to leave does so whatever he is.
 
@@ -169,7 +170,12 @@ impl Membership {
                 let heirs = voters.intersection(&wanted).copied();
                 let heirs = heirs.filter(|heir| group.sight(*heir) == Some(Sight::CaughtUp));
                 let heir = heirs.min_by_key(|heir| group.node(*heir));
-                heir.map(|to| Step::HandOver { to })
+                let hand_over = heir.map(|to| Step::HandOver { to });
+                // Where no other voter can lead, who is to take its place votes beside it first.
+                hand_over.or_else(|| {
+                    let heir = coming.filter(|heir| safe(&(None, Some(*heir))))?;
+                    Some(Step::Promote(heir))
+                })
             }
             (Some(voter), Some(by)) => Some(Step::Replace { voter, by }),
             (Some(voter), None) => Some(Step::Demote(voter)),
@@ -215,7 +221,7 @@ impl Group {
     /// What the group is after a step.
     pub fn take(&mut self, step: Step) {
         match step {
-            Step::Settle => self.voters = self.voters.split_off(self.voters.len() - 1),
+            Step::Settle => self.settle(),
             Step::HandOver { to } => self.leader = to,
             Step::Dismiss(disk) => drop(self.members.remove(&disk)),
             Step::Promote(by) => self.move_voters(None, Some(by)),
@@ -227,6 +233,17 @@ impl Group {
     /// Whether any member is of this node.
     pub fn has(&self, node: NodeId) -> bool {
         self.members.values().any(|member| member.node == node)
+    }
+
+    /// Who has no vote any more leads no longer: one of those who have it does.
+    fn settle(&mut self) {
+        self.voters = self.voters.split_off(self.voters.len() - 1);
+        let voters = self.voters.iter().flatten();
+        if !voters.clone().any(|voter| *voter == self.leader) {
+            let live = voters.copied().filter(|voter| self.is_live(*voter));
+            let best = live.min_by_key(|voter| self.sight(*voter) != Some(Sight::CaughtUp));
+            self.leader = best.unwrap_or(self.leader);
+        }
     }
 
     fn move_voters(&mut self, going: Option<DiskId>, coming: Option<DiskId>) {
@@ -330,6 +347,14 @@ mod tests {
         let steps = steps(RULES, &mut group);
         let replace = Step::Replace { voter: disk(3), by: disk(0) };
         assert_eq!(steps, [Step::HandOver { to: disk(1) }, replace]);
+    }
+
+    #[test]
+    fn who_leads_alone_votes_beside_its_heir_until_that_leads() {
+        let mut group = group(&[1], &[(0, CaughtUp), (1, CaughtUp)]);
+        let expected =
+            [Step::Promote(disk(0)), Step::HandOver { to: disk(0) }, Step::Demote(disk(1))];
+        assert_eq!(steps(RULES, &mut group), expected);
     }
 
     #[test]
