@@ -49,7 +49,8 @@ pub async fn run(cluster: &mut Cluster) -> Result<Vec<Figure>, LoadError> {
         lose_owner(cluster, &mut others).await?;
     }
     let mut figures = leaders.figures("leader lost, until a connect elsewhere", "an election");
-    figures.extend(others.figures("node lost, until NOT_FOUND for its clients", "patience_ms"));
+    let limit = "calls wait for it until their deadline";
+    figures.extend(others.figures("node lost, until NOT_FOUND for its clients", limit));
     Ok(figures)
 }
 
