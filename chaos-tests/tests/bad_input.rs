@@ -51,6 +51,24 @@ async fn bad_handshakes_get_the_right_status() {
     stream.write_all(b"GET /dev HT").await.unwrap();
     let read = within("an end", stream.read_to_end(&mut Vec::new())).await.unwrap();
     assert_eq!(read, 0);
+    // Nor for one that comes byte by byte, each well in time.
+    let (mut read, mut write) = TcpStream::connect(edge).await.unwrap().into_split();
+    let trickle = async {
+        write.write_all(b"GET /dev HTTP/1.1\r\nX-Slow: ").await?;
+        loop {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            write.write_all(b"x").await?;
+        }
+    };
+    let mut answer = Vec::new();
+    let ended = async {
+        tokio::select! {
+            read = read.read_to_end(&mut answer) => read,
+            cut = trickle => cut,
+        }
+    };
+    // The system may say that bytes came too late, or that there are no more.
+    assert_eq!(within("an end", ended).await.unwrap_or(0), 0);
     assert_alive(&cluster).await;
 }
 
@@ -85,9 +103,17 @@ apis:
     let id = client.id().await;
     let forbidden = format!(r#"{{"message": "Forbidden", "connectionId":"{id}", "requestId":""#);
     let deep = "[".repeat(30_000);
-    for message in
-        ["", "not JSON", "7", "[]", r#"{"action":"unknown"}"#, r#"{"action":"$connect"}"#, &deep]
-    {
+    let wide = format!(r#"{{"{}":1}}"#, "k".repeat(30_000));
+    for message in [
+        "",
+        "not JSON",
+        "7",
+        "[]",
+        r#"{"action":"unknown"}"#,
+        r#"{"action":"$connect"}"#,
+        &deep,
+        &wide,
+    ] {
         client.send(message).await;
         let frame = client.text().await;
         assert!(frame.starts_with(&forbidden), "{message}: {frame}");

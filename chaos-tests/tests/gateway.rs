@@ -135,6 +135,11 @@ async fn what_a_function_makes_of_connect_is_the_handshakes_status() {
             })),
             Some("throws") => Err("boom".to_owned()),
             Some("nonsense") => Ok(json!({ "status": 200 })),
+            Some("zero") => Ok(json!({ "statusCode": 0 })),
+            Some("low") => Ok(json!({ "statusCode": 99 })),
+            Some("high") => Ok(json!({ "statusCode": 1000 })),
+            Some("text") => Ok(json!({ "statusCode": "x" })),
+            Some("huge") => Ok(json!({ "statusCode": 200, "body": "x".repeat(10 << 20) })),
             _ => Ok(json!({ "statusCode": 200 })),
         }
     })
@@ -151,7 +156,16 @@ async fn what_a_function_makes_of_connect_is_the_handshakes_status() {
             "{body}"
         );
     }
-    for (case, status) in [("forbidden", 403), ("throws", 502), ("nonsense", 500)] {
+    for (case, status) in [
+        ("forbidden", 403),
+        ("throws", 502),
+        ("nonsense", 500),
+        ("zero", 500),
+        ("low", 500),
+        ("high", 500),
+        ("text", 500),
+        ("huge", 502),
+    ] {
         assert_eq!(status_of(&format!("{}?case={case}", cluster.url(0))).await, status, "{case}");
     }
     let failed = Client::connect(&format!("{}?case=throws", cluster.url(0))).await;
