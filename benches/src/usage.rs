@@ -10,12 +10,6 @@ const TICK: Duration = Duration::from_millis(10);
 /// Of the CPU: with less to spare, it is what limits.
 const IDLE_SHARE_MIN: f64 = 0.1;
 
-/// Bytes of memory that a process has.
-pub fn resident_bytes(process: u32) -> Option<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
-    parse_resident(&status)
-}
-
 /// Who used how much CPU while something was measured.
 pub struct Meter {
     started: Instant,
@@ -73,7 +67,7 @@ impl fmt::Display for Usage {
 }
 
 /// The process of a node.
-pub fn process(cluster: &Cluster, node: usize) -> u32 {
+fn process(cluster: &Cluster, node: usize) -> u32 {
     cluster.node(node).pid().as_raw().unsigned_abs()
 }
 
@@ -85,13 +79,6 @@ fn cpu_time(process: u32) -> Duration {
 fn machine_time() -> Duration {
     let stat = std::fs::read_to_string("/proc/stat").unwrap_or_default();
     parse_machine(&stat).unwrap_or_default()
-}
-
-/// `VmRSS` of `/proc/PID/status`.
-fn parse_resident(status: &str) -> Option<u64> {
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kibibytes: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
-    Some(kibibytes * 1024)
 }
 
 /// `utime` and `stime` of `/proc/PID/stat`.
@@ -117,8 +104,6 @@ mod tests {
 
     #[test]
     fn the_kernels_tables_are_read() {
-        let status = "Name:\tposthorn\nVmRSS:\t   20480 kB\nRssAnon:\t 1 kB\n";
-        assert_eq!(parse_resident(status), Some(20 * 1024 * 1024));
         let stat = "7 (a) b) S 1 7 7 0 -1 4 900 0 0 0 150 50 0 0 20 0 4 0 9 1 2";
         assert_eq!(parse_cpu(stat), Some(Duration::from_secs(2)));
         let stat = "cpu  100 10 40 9000 500 0 50 0 100 0\ncpu0 1 1 1 1 1 1 1 1 1 1\n";

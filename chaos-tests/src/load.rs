@@ -14,6 +14,7 @@ use posthorn_proto::v1::post_to_connection_request::Payload;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
@@ -53,10 +54,16 @@ pub struct Plan {
 /// Dropping it ends it at once; [`Load::end`] does so in order.
 pub struct Load {
     shared: Arc<Shared>,
-    tasks: JoinSet<()>,
     /// Senders end before clients, so that nothing that was accepted finds nobody.
-    senders: CancellationToken,
-    clients: CancellationToken,
+    senders: Crew,
+    clients: Crew,
+}
+
+/// Tasks that end when they are told to.
+#[derive(Default)]
+struct Crew {
+    tasks: JoinSet<()>,
+    stop: CancellationToken,
 }
 
 struct Shared {
@@ -100,15 +107,16 @@ impl Load {
         let go_home_before = AtomicU64::new(0);
         let shared = Shared { doors, history, witness, next_client, seats, go_home_before };
         let shared = Arc::new(shared);
-        let (senders, clients) = (CancellationToken::new(), CancellationToken::new());
-        let mut tasks = JoinSet::new();
+        let (mut senders, mut clients) = (Crew::default(), Crew::default());
         for place in 0..shared.seats.len() {
-            tasks.spawn(shared.clone().occupy(place, plan.stay, clients.clone()));
+            let stop = clients.stop.clone();
+            clients.tasks.spawn(shared.clone().occupy(place, plan.stay, stop));
         }
         for node in 0..nodes {
-            tasks.spawn(shared.clone().send(node, plan.post_interval, senders.clone()));
+            let stop = senders.stop.clone();
+            senders.tasks.spawn(shared.clone().send(node, plan.post_interval, stop));
         }
-        Load { shared, tasks, senders, clients }
+        Load { shared, senders, clients }
     }
 
     /// All clients that are connected just now.
@@ -139,11 +147,16 @@ impl Load {
         Ok(sitting)
     }
 
-    /// No more posts; waits until the last is answered and received; then every client leaves.
+    /// No more posts; once the last is answered, every client leaves, and takes what was on its way.
     pub async fn end(&mut self) {
-        self.senders.cancel();
-        tokio::time::sleep(ANSWER_TIMEOUT).await;
-        self.clients.cancel();
+        self.senders.end().await;
+        self.clients.end().await;
+    }
+}
+
+impl Crew {
+    async fn end(&mut self) {
+        self.stop.cancel();
         while self.tasks.join_next().await.is_some() {}
     }
 }
@@ -273,9 +286,10 @@ impl Shared {
     async fn send(self: Arc<Shared>, node: usize, interval: Duration, stop: CancellationToken) {
         let sender = node as u64;
         let mut grpc = ConnectionServiceClient::new(channel(self.doors[node].api));
+        let mut turns = tokio::time::interval(interval);
+        turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
         for sequence in 0.. {
-            let pause = tokio::time::sleep(interval);
-            if stop.run_until_cancelled(pause).await.is_none() {
+            if stop.run_until_cancelled(turns.tick()).await.is_none() {
                 return;
             }
             let sitting = self.sitting();

@@ -10,7 +10,7 @@ use nix::unistd::Pid;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
 
-use crate::within;
+use crate::{eventually, within};
 
 /// The binary under test: beside our own, or above it where ours is a test.
 pub fn binary() -> PathBuf {
@@ -104,6 +104,23 @@ impl Process {
 
     pub fn signal(&self, signal: Signal) {
         kill(self.pid(), signal).expect("our own child can be signalled");
+    }
+
+    /// SIGSTOP, and waits until each of its threads stands still: the signal reaches one after the
+    /// other. It goes on with SIGCONT.
+    pub async fn pause(&self) {
+        self.signal(Signal::SIGSTOP);
+        let tasks = format!("/proc/{}/task", self.pid());
+        eventually("a process that stands still", || async {
+            let mut tasks = std::fs::read_dir(&tasks).expect("our own child can be looked at");
+            let stands = |path: PathBuf| {
+                // One that has just ended is not there any more. Names may have any characters.
+                let stat = std::fs::read_to_string(path.join("stat")).unwrap_or_default();
+                stat.rsplit_once(") ").is_none_or(|(_, fields)| fields.starts_with('T'))
+            };
+            tasks.all(|task| task.is_ok_and(|task| stands(task.path()))).then_some(())
+        })
+        .await;
     }
 
     /// SIGKILL, and waits until the system knows.

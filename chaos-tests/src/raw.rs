@@ -25,14 +25,28 @@ pub async fn open_narrow(address: SocketAddr) -> TcpStream {
 }
 
 async fn shake_hands(mut stream: TcpStream) -> TcpStream {
-    stream.write_all(HANDSHAKE.as_bytes()).await.expect("the node reads");
-    let mut answer = Vec::new();
-    while !answer.ends_with(b"\r\n\r\n") {
-        let byte = within("an answer", stream.read_u8()).await;
-        answer.push(byte.expect("the handshake is answered"));
-    }
-    assert!(answer.starts_with(b"HTTP/1.1 101"), "{}", String::from_utf8_lossy(&answer));
+    let (status, answer) = ask(&mut stream, HANDSHAKE.as_bytes()).await;
+    assert_eq!(status, 101, "{answer}");
     stream
+}
+
+/// Sends a request and reads the head of its answer: its status, 0 if there is none, and the head. The
+/// node may answer, and close, before all was sent.
+pub async fn ask(stream: &mut TcpStream, request: &[u8]) -> (u16, String) {
+    let _ = stream.write_all(request).await;
+    let mut answer = Vec::new();
+    let read = async {
+        while !answer.ends_with(b"\r\n\r\n") {
+            match stream.read_u8().await {
+                Ok(byte) => answer.push(byte),
+                Err(_) => break,
+            }
+        }
+    };
+    within("an answer", read).await;
+    let answer = String::from_utf8_lossy(&answer).into_owned();
+    let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok());
+    (status.unwrap_or_default(), answer)
 }
 
 /// A masked frame. The mask is zero, so that the payload can be read. `first` is its first byte: the

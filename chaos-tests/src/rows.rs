@@ -16,6 +16,9 @@ use crate::world::{Fault, Figure, LEASE, PATIENCE, World};
 /// What a machine that is busy with other things may add to any bound.
 const SLACK: Duration = Duration::from_secs(10);
 
+/// As many posts as a fault is to meet, where it has no end of its own.
+const POSTS_MET: usize = 1_000;
+
 /// A fault, and what must hold through it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Row {
@@ -231,13 +234,15 @@ async fn kill_all(world: &mut World) -> Vec<Figure> {
 async fn pause_leader(world: &mut World) -> Vec<Figure> {
     let leader = world.leader().await;
     let others = others(world, leader);
+    let (known, since) = (world.connections_of(leader), world.history.now());
     let fault = Fault::Pause(leader);
     world.begin(&fault).await;
     let connects = world.connects_at(&others).await;
     at_most(connects, Duration::from_secs(2) + SLACK, "connects");
-    tokio::time::sleep(Duration::from_secs(4)).await;
+    // It wakes when others have long done what was its own to do.
+    let told = world.told(&known, since).await;
     world.end(&fault).await;
-    vec![("connects", connects)]
+    vec![("connects", connects), ("told", told)]
 }
 
 /// F10.
@@ -347,7 +352,7 @@ async fn loss(world: &mut World) -> Vec<Figure> {
     let since = world.history.now();
     let fault = Fault::Loss(30);
     world.begin(&fault).await;
-    tokio::time::sleep(Duration::from_secs(8)).await;
+    posted(world, since).await;
     world.end(&fault).await;
     world.peace().await;
     let later = self::term(world, leader).await;
@@ -361,7 +366,7 @@ async fn mtu_black_hole(world: &mut World) -> Vec<Figure> {
     let since = world.history.now();
     let fault = Fault::Mtu(1250);
     world.begin(&fault).await;
-    tokio::time::sleep(Duration::from_secs(8)).await;
+    posted(world, since).await;
     let connects = world.connects_at(&others(world, usize::MAX)).await;
     assert_eq!(outcomes(world, since, &[Outcome::Silence]), 0, "each post is answered");
     world.end(&fault).await;
@@ -429,6 +434,16 @@ fn posts(
         }
     }
     ended
+}
+
+/// Waits until so many posts that began since then have ended that a fault must have met them.
+async fn posted(world: &World, since: u64) {
+    world
+        .until("posts that end", async || {
+            let ended = posts(&world.history.since(since), |_, _| true).len();
+            (ended >= POSTS_MET).then_some(())
+        })
+        .await;
 }
 
 fn outcomes(world: &World, since: u64, asked: &[Outcome]) -> usize {

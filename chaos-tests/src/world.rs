@@ -108,7 +108,7 @@ impl World {
                 }
                 return;
             }
-            Fault::Pause(node) => self.cluster.node(*node).signal(Signal::SIGSTOP),
+            Fault::Pause(node) => self.cluster.node(*node).pause().await,
             Fault::Cut(cuts) => self.hosts.cut(cuts),
             Fault::Loss(percent) => self.hosts.lose(*percent),
             Fault::Mtu(bytes) => self.hosts.shorten(*bytes),

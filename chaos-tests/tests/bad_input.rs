@@ -55,8 +55,9 @@ async fn bad_handshakes_get_the_right_status() {
     let (mut read, mut write) = TcpStream::connect(edge).await.unwrap().into_split();
     let trickle = async {
         write.write_all(b"GET /dev HTTP/1.1\r\nX-Slow: ").await?;
+        let mut turns = tokio::time::interval(Duration::from_millis(50));
         loop {
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            turns.tick().await;
             write.write_all(b"x").await?;
         }
     };

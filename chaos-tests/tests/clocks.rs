@@ -47,7 +47,7 @@ async fn a_wall_clock_that_steps_neither_ends_a_lease_nor_extends_one() {
 
     // Who stands still for longer than its lease has lost it, whatever the wall clock says of that.
     let node = cluster.node(follower);
-    node.signal(Signal::SIGSTOP);
+    node.pause().await;
     clocks[follower].step_to(-2 * DAY_S);
     eventually("an eviction", || async {
         (evictions(&cluster, [leader, other]).await == 1.0).then_some(())

@@ -1,19 +1,22 @@
 //! `$disconnect` comes last, and is not tried for ever.
 
-use std::time::Duration;
-
 use posthorn_chaos::backend::{Backend, backend_api};
 use posthorn_chaos::cluster::{Cluster, Options};
 use posthorn_chaos::eventually;
 use posthorn_chaos::process::Launch;
 use serde_json::{Value, json};
+use tokio::runtime::Handle;
+use tokio::sync::watch;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backend_hears_of_the_end_behind_all_that_the_client_sent() {
-    // An event is counted once it is answered.
-    let backend = Backend::start(|event| {
+    // Messages are answered once their client has gone, and an event is counted once it is answered.
+    let (gone, watched) = watch::channel(false);
+    let backend = Backend::start(move |event| {
         if event["requestContext"]["eventType"] == "MESSAGE" {
-            tokio::task::block_in_place(|| std::thread::sleep(Duration::from_millis(300)));
+            let mut watched = watched.clone();
+            let wait = async { watched.wait_for(|gone| *gone).await.map(drop) };
+            tokio::task::block_in_place(|| Handle::current().block_on(wait)).expect("a test");
         }
         (200, String::new())
     })
@@ -24,6 +27,11 @@ async fn a_backend_hears_of_the_end_behind_all_that_the_client_sent() {
     client.send("one").await;
     client.send("two").await;
     client.close().await;
+    eventually("a client that is gone", || async {
+        (cluster.metric(0, "posthorn_connections").await? == 0.0).then_some(())
+    })
+    .await;
+    gone.send_replace(true);
     let mut events = Vec::new();
     for _ in 0..4 {
         events.push(backend.event().await["requestContext"].clone());

@@ -9,10 +9,10 @@ use axum::routing::post;
 use posthorn_chaos::backend::Backend;
 use posthorn_chaos::cluster::{Cluster, Options};
 use posthorn_chaos::lambda::Lambda;
-use posthorn_chaos::raw::HANDSHAKE;
+use posthorn_chaos::raw::{self, HANDSHAKE};
 use posthorn_chaos::{eventually, within};
 use serde_json::json;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
@@ -23,13 +23,8 @@ async fn shake(cluster: &Cluster, path: &str, headers: &str) -> (u16, String) {
         "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{headers}\r\n"
     );
-    stream.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = Vec::new();
-    while !answer.ends_with(b"\r\n\r\n") {
-        answer.push(within("an answer", stream.read_u8()).await.unwrap());
-    }
-    let answer = String::from_utf8(answer).unwrap().to_ascii_lowercase();
-    (answer.split(' ').nth(1).unwrap().parse().unwrap(), answer)
+    let (status, answer) = raw::ask(&mut stream, request.as_bytes()).await;
+    (status, answer.to_ascii_lowercase())
 }
 
 #[tokio::test(flavor = "multi_thread")]

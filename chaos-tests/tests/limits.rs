@@ -168,25 +168,13 @@ fn retry_after_s(answer: &str) -> u32 {
     line.expect(answer).parse().expect("a number of seconds")
 }
 
-/// A handshake from an address of ours: its status, the connection, and the whole answer.
+/// A handshake from an address of ours: its status, the connection, and the head of the answer.
 async fn open(edge: SocketAddr, from: &str, path: &str, more: &str) -> (u16, TcpStream, String) {
     let socket = TcpSocket::new_v4().unwrap();
     let from: IpAddr = from.parse().unwrap();
     socket.bind(SocketAddr::from((from, 0))).unwrap();
     let mut stream = socket.connect(edge).await.unwrap();
     let request = format!("GET {path} HTTP/1.1\r\n{HANDSHAKE}{more}\r\n");
-    // Who is refused may be so before all was sent.
-    let _ = stream.write_all(request.as_bytes()).await;
-    let mut answer = Vec::new();
-    let read = async {
-        while !answer.ends_with(b"\r\n\r\n") {
-            if stream.read_buf(&mut answer).await.unwrap_or(0) == 0 {
-                break;
-            }
-        }
-    };
-    within("an answer", read).await;
-    let answer = String::from_utf8_lossy(&answer).into_owned();
-    let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok());
-    (status.unwrap_or_default(), stream, answer)
+    let (status, answer) = raw::ask(&mut stream, request.as_bytes()).await;
+    (status, stream, answer)
 }

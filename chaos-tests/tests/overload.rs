@@ -16,7 +16,7 @@ use posthorn_chaos::management::Management;
 use posthorn_chaos::process::Launch;
 use posthorn_chaos::raw::{self, HANDSHAKE, frame, next_frame, open_narrow};
 use posthorn_chaos::{eventually, within};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
 
 /// Far more than a node needs for any of this, and far less than what comes at it.
@@ -346,7 +346,7 @@ async fn a_node_that_stands_still_costs_the_others_neither_memory_nor_traffic() 
     let mut client = cluster.client(other).await;
     let id = client.id().await;
     let before = cluster.node(leader).resident_kib();
-    cluster.node(still).signal(Signal::SIGSTOP);
+    cluster.node(still).pause().await;
     // As much for it as a hundred callers have, and at the same time little for others.
     let large = vec![b'x'; 100_000];
     let api = Management::new(cluster.node(leader).at("api"));
@@ -423,22 +423,10 @@ async fn id_of(stream: &mut TcpStream) -> String {
 /// The status of a handshake, its connection, and when to come again.
 async fn knock(edge: SocketAddr) -> (u16, TcpStream, Option<u64>) {
     let mut stream = within("a connection", TcpStream::connect(edge)).await.unwrap();
-    // Who is refused may be so before all was sent.
-    let _ = stream.write_all(HANDSHAKE.as_bytes()).await;
-    let mut answer = Vec::new();
-    let read = async {
-        while !answer.ends_with(b"\r\n\r\n") {
-            if stream.read_buf(&mut answer).await.unwrap_or(0) == 0 {
-                break;
-            }
-        }
-    };
-    within("an answer", read).await;
-    let answer = String::from_utf8_lossy(&answer).into_owned();
-    let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok());
+    let (status, answer) = raw::ask(&mut stream, HANDSHAKE.as_bytes()).await;
     let retry_after_s = answer.lines().find_map(|line| line.strip_prefix("Retry-After: "));
     let retry_after_s = retry_after_s.map(|seconds| seconds.parse().unwrap());
-    (status.unwrap_or_default(), stream, retry_after_s)
+    (status, stream, retry_after_s)
 }
 
 /// A server that takes every call and answers none.

@@ -252,6 +252,7 @@ impl World {
     /// One sender: it posts to each open connection in turn, through each node in turn.
     async fn post_always(self: Arc<World>, sender: usize) {
         let (turn, mut over) = (AtomicUsize::new(sender), Vec::new());
+        let mut rounds = tokio::time::interval(Duration::from_millis(1));
         while !self.is_quiet.load(Ordering::SeqCst) {
             let connections = self.connections.read().unwrap().clone();
             for (index, connection) in connections.iter().enumerate() {
@@ -260,7 +261,7 @@ impl World {
                     over[index] = self.post(sender, connection, &turn).await;
                 }
             }
-            tokio::time::sleep(Duration::from_millis(1)).await;
+            rounds.tick().await;
         }
     }
 

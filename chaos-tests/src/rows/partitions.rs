@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{SLACK, all_closed, at_most, evictions, others, outcomes, posts_between, term};
+use super::{SLACK, all_closed, at_most, evictions, others, outcomes, posted, posts_between, term};
 use crate::history::Outcome;
 use crate::hosts::{Cut, Host, Traffic};
 use crate::world::{Fault, Figure, LEASE, PATIENCE, World};
@@ -64,9 +64,13 @@ pub(super) async fn partial_partition(world: &mut World) -> Vec<Figure> {
     let since = world.history.now();
     let evicted = evictions(world).await;
     world.begin(&fault).await;
-    // As long as a post may take.
-    tokio::time::sleep(Duration::from_secs(4)).await;
-    let late = posts_between(world, since, one, &known);
+    // Each is refused at its deadline: until one between the two was, and others beside it.
+    let late = world
+        .until("posts between the two", async || {
+            let late = posts_between(world, since, one, &known);
+            late.iter().any(|(_, outcome)| *outcome != Outcome::Ok).then_some(late)
+        })
+        .await;
     let told: Vec<_> = late.iter().map(|(_, outcome)| *outcome).collect();
     assert!(!told.contains(&Outcome::Gone), "nobody who lives is gone: {told:?}");
     assert!(!told.contains(&Outcome::Silence), "each post is answered: {told:?}");
@@ -87,8 +91,9 @@ pub(super) async fn leader_partly_cut(world: &mut World) -> Vec<Figure> {
     let between = Cut::between(Host::Node(leader), Host::Node(cut), Traffic::All);
     let fault = Fault::Cut(between.to_vec());
     let term = term(world, leader).await;
+    let (known, since) = (world.connections_of(cut), world.history.now());
     world.begin(&fault).await;
-    tokio::time::sleep(PATIENCE * 2).await;
+    world.told(&known, since).await;
     let connects = world.connects_at(&others(world, cut)).await;
     let later = self::term(world, leader).await;
     assert!(later <= term + 2.0, "the term ran away from {term} to {later}");
@@ -140,8 +145,13 @@ pub(super) async fn ring(world: &mut World) -> Vec<Figure> {
     let pairs = (0..nodes).flat_map(|one| (0..one).map(move |other| (one, other))).filter(far);
     let fault = Fault::Cut(pairs.flat_map(both_ways).collect());
     let term = highest_term(world).await;
+    let before = evictions(world).await;
     world.begin(&fault).await;
-    tokio::time::sleep(PATIENCE * 2).await;
+    world
+        .until("two that are given up", async || {
+            (evictions(world).await >= before + 2.0).then_some(())
+        })
+        .await;
     let began = Instant::now();
     world
         .until("three nodes of five that let clients in", async || {
@@ -186,7 +196,7 @@ pub(super) async fn narrow(world: &mut World) -> Vec<Figure> {
     let since = world.history.now();
     let fault = Fault::Narrow { one, other, kbytes_per_s: 4 };
     world.begin(&fault).await;
-    tokio::time::sleep(Duration::from_secs(10)).await;
+    posted(world, since).await;
     let grown = world.cluster.node(one).resident_kib().saturating_sub(before);
     assert!(grown < 64 * 1024, "a peer that is slow to reach costs {grown} KiB");
     assert_eq!(self::term(world, leader).await, term, "the leader stays");
