@@ -207,7 +207,7 @@ impl Node {
         let (consensus, mut failure) = (started.consensus.clone(), started.failure.clone());
         let fences = started.run(&background, &all);
         spawn(&background, &all, answer_fences(fences, gateway.clone()));
-        spawn(&background, &all, gateway.clone().settle_debts());
+        spawn(&background, &all, gateway.clone().follow_evictions());
         spawn(&background, &all, exporter.clone().run_upkeep());
         for watched in self.watched_certificates {
             let outcomes = gateway.metrics().reloads.certificates.clone();

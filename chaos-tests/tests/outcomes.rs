@@ -1,17 +1,21 @@
 //! What callers of the `@connections` API and of gRPC are told when things go wrong, and that what an
 //! SDK then repeats arrives once.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use posthorn_chaos::cluster::{Cluster, Options};
 use posthorn_chaos::eventually;
 use posthorn_chaos::management::{Management, Reply};
+use posthorn_proto::v1::connection_service_client::ConnectionServiceClient;
 use posthorn_proto::v1::{GetConnectionRequest, PostToConnectionRequest};
+use tonic::transport::Channel;
 use tonic::{Code, Request};
 use tonic_types::StatusExt as _;
 use tungstenite::Message;
 
+/// The longest that a node waits for anybody.
+const DEADLINE: Duration = Duration::from_secs(60);
 const UNKNOWN: &str = "AAAAAAAAAAAAAAAAAAAAAA";
 
 async fn post(api: &Management, id: &str, invocation: &str, body: &[u8]) -> Reply {
@@ -101,7 +105,7 @@ async fn an_unknown_outcome_can_be_repeated_and_without_a_quorum_nothing_is_deni
     assert_eq!(client.next().await.unwrap(), Message::binary(vec![0xff]), "once, and as it is");
 
     // Its owner stands still: perhaps it has the post, and so a repetition must not be a second one.
-    cluster.node(2).signal(Signal::SIGSTOP);
+    cluster.node(2).pause().await;
     let unknown = post(&api, &id, "second", b"second").await;
     cluster.node(2).signal(Signal::SIGCONT);
     assert_eq!((unknown.status, unknown.parts().1), (504, "GatewayTimeoutException"));
@@ -140,4 +144,30 @@ async fn an_unknown_outcome_can_be_repeated_and_without_a_quorum_nothing_is_deni
         let reason = status.get_details_error_info().map(|info| info.reason);
         assert_eq!((status.code(), reason.as_deref()), (Code::Unavailable, Some("NO_QUORUM")));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_waits_for_a_node_that_was_given_up() {
+    let mut cluster = Cluster::start(Options::default()).await;
+    let mut client = cluster.client(2).await;
+    let id = client.id().await;
+    let [one, other] = [cluster.grpc(0).await, cluster.grpc(1).await];
+    cluster.take(2).kill().await;
+    let post = |grpc: &ConnectionServiceClient<Channel>| {
+        let mut grpc = grpc.clone();
+        let mut request = Request::new(PostToConnectionRequest {
+            connection_id: id.clone(),
+            ..Default::default()
+        });
+        request.set_timeout(DEADLINE);
+        async move { grpc.post_to_connection(request).await.unwrap_err().code() }
+    };
+    let began = Instant::now();
+    let (first, second) = tokio::join!(post(&one), post(&other));
+    for code in [first, second] {
+        // Perhaps the node had it before it died.
+        assert!(matches!(code, Code::DeadlineExceeded | Code::NotFound), "{code:?}");
+    }
+    assert!(began.elapsed() < DEADLINE / 2, "each was told before its deadline");
+    assert_eq!(post(&one).await, Code::NotFound);
 }

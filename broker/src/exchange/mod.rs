@@ -373,10 +373,12 @@ impl Gateway {
         self.metrics.edge.outbox_bytes.set(self.outboxes.bytes() as f64);
     }
 
-    /// Calls `$disconnect` for what runs that are over have left to us, for ever.
-    pub async fn settle_debts(self: Arc<Gateway>) {
+    /// Calls `$disconnect` for what runs that are over have left to us, and has nobody wait for them,
+    /// for ever.
+    pub async fn follow_evictions(self: Arc<Gateway>) {
         let gateway = self.clone();
-        self.disconnects.clone().inherit(move || gateway.stages()).await;
+        let inheriting = self.disconnects.clone().inherit(move || gateway.stages());
+        tokio::join!(inheriting, self.outbound.clone().give_up_the_evicted());
     }
 
     /// How many `$disconnect` calls are under way or waiting to be repeated.

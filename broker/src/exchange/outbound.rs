@@ -8,10 +8,12 @@
 //!   what he is told and in the time it takes.
 //! * What still waits for the cluster at its deadline was not sent and never will be, and its sender is
 //!   told so.
+//! * Nobody waits for a run that was evicted: what had not left is gone with it, and of what had, nobody
+//!   knows.
 //! * Nothing is sent twice: a post that was handed to a peer is the fabric's, which knows how far it
 //!   came.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -221,6 +223,8 @@ impl Outbound {
         let tell = Arc::new(Mutex::new(Some(tell)));
         let reply = Forwarded {
             connection: mail.connection,
+            owner,
+            consensus: self.consensus.clone(),
             metrics: self.metrics.clone(),
             started: Instant::now(),
             tell: tell.clone(),
@@ -239,6 +243,25 @@ impl Outbound {
             });
             self.metrics.posts.peer.at(error.label()).increment(1);
             tell(Err(error));
+        }
+    }
+
+    /// Has nobody wait for a node that no longer has a run, for ever.
+    pub async fn give_up_the_evicted(self: Arc<Outbound>) {
+        let mut epoch = self.consensus.replica().watch_epoch();
+        let mut known = BTreeSet::new();
+        loop {
+            let current: BTreeSet<_> = self
+                .consensus
+                .replica()
+                .read(|directory| directory.current_runs().map(|(run, _)| run.node).collect());
+            for gone in known.difference(&current) {
+                self.fabric.give_up(*gone);
+            }
+            known = current;
+            if epoch.changed().await.is_err() {
+                return;
+            }
         }
     }
 
@@ -312,6 +335,8 @@ impl Outbound {
 /// Mail that is on its way to a peer.
 struct Forwarded {
     connection: ConnectionId,
+    owner: NodeRun,
+    consensus: Consensus,
     metrics: Arc<Metrics>,
     started: Instant,
     tell: Arc<Mutex<Option<Tell>>>,
@@ -321,9 +346,10 @@ impl PostReply for Forwarded {
     fn tell(self: Box<Self>, outcome: Result<Bytes, PostError>) {
         let answered = match outcome {
             Ok(answer) => decode_answer(self.connection, answer),
-            Err(PostError::NotSent) => {
-                Err(DeliverError::Unavailable(Unavailable::OwnerUnreachable))
-            }
+            Err(PostError::NotSent) => Err(match self.is_over() {
+                true => DeliverError::Gone,
+                false => DeliverError::Unavailable(Unavailable::OwnerUnreachable),
+            }),
             Err(PostError::Unknown) => Err(DeliverError::Unknown),
         };
         let outcome = label(&answered);
@@ -332,6 +358,13 @@ impl PostReply for Forwarded {
         if let Some(tell) = self.tell.lock().take() {
             tell(answered);
         }
+    }
+}
+
+impl Forwarded {
+    /// Whether the owner was evicted, and its connections with it.
+    fn is_over(&self) -> bool {
+        !self.consensus.replica().read(|directory| directory.is_current(self.owner))
     }
 }
 

@@ -281,6 +281,14 @@ impl Fabric {
         posted
     }
 
+    /// A node is not to be waited for any longer: what was posted to it and not answered is told so, at
+    /// once. What is posted from now on is sent as ever.
+    pub fn give_up(&self, node: NodeId) {
+        if let Some(tasks) = self.peers.read().get(&node) {
+            tasks.lanes.give_up();
+        }
+    }
+
     /// Drops all connections with a node, whoever dialed them. They are dialed again when needed;
     /// lanes resume.
     pub fn drop_connections(&self, node: NodeId) {

@@ -10,14 +10,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use posthorn_core::ids::NodeId;
-use tokio::sync::mpsc;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::common::Common;
 use super::lane::{Held, LANES, PostError};
 use super::link::Link;
-use sender::{LaneTask, Posted};
+use sender::{Inbox, LaneTask, Posted};
 
 pub use service::{PostService, Reply};
 pub(super) use sessions::Sessions;
@@ -46,6 +45,8 @@ pub enum PostRefused {
 pub(super) struct Lanes {
     budget: Arc<Budget>,
     mailboxes: [mpsc::Sender<Posted>; LANES],
+    /// Changes when what is held is held no longer.
+    given_up: watch::Sender<()>,
 }
 
 /// What is held for a peer over all its lanes.
@@ -70,15 +71,21 @@ impl Lanes {
             frames: AtomicUsize::new(0),
             bytes: AtomicUsize::new(0),
         });
+        let given_up = watch::Sender::new(());
         let mailboxes = std::array::from_fn(|lane| {
             // The budget is what limits: it never lets in more than this.
             let (mailbox, posted) = mpsc::channel(limits.lane_frames_max);
-            let budget = budget.clone();
-            let task = LaneTask::new(common, link, budget, posted, (node, lane, address.clone()));
+            let inbox = Inbox { budget: budget.clone(), posted, given_up: given_up.subscribe() };
+            let task = LaneTask::new(common, link, inbox, (node, lane, address.clone()));
             common.spawn(task.run());
             mailbox
         });
-        Lanes { budget, mailboxes }
+        Lanes { budget, mailboxes, given_up }
+    }
+
+    /// Holds nothing any more of what was posted so far.
+    pub(super) fn give_up(&self) {
+        self.given_up.send_replace(());
     }
 
     pub(super) fn post(

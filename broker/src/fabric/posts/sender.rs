@@ -13,7 +13,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use posthorn_core::ids::NodeId;
 use posthorn_proto::cluster::v1::{LaneAttach, LaneAttached};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::super::common::Common;
@@ -38,16 +38,22 @@ pub(super) struct Posted {
     pub(super) reply: Box<dyn PostReply>,
 }
 
+/// What a lane hears from who posts.
+pub(super) struct Inbox {
+    pub(super) budget: Arc<Budget>,
+    /// Bounded by the budget: who overfills it is told that the lane is full.
+    pub(super) posted: mpsc::Receiver<Posted>,
+    pub(super) given_up: watch::Receiver<()>,
+}
+
 pub(super) struct LaneTask {
     common: Arc<Common>,
     link: Link,
-    budget: Arc<Budget>,
+    inbox: Inbox,
     node: NodeId,
     number: usize,
     /// Where the peer was last said to be.
     address: Arc<str>,
-    /// Bounded by the budget: who overfills it is told that the lane is full.
-    mailbox: mpsc::Receiver<Posted>,
     posted: Vec<Posted>,
     lane: SenderLane<Box<dyn PostReply>>,
     /// What the budget was charged for and not given back.
@@ -98,6 +104,8 @@ enum Event {
     Attached(Result<Attached, AttachError>),
     Stream(StreamEvent),
     TimedOut,
+    /// Nobody wants to hear of this peer any more.
+    GivenUp,
     /// Nobody can post any more.
     Closed,
 }
@@ -106,19 +114,17 @@ impl LaneTask {
     pub(super) fn new(
         common: &Arc<Common>,
         link: &Link,
-        budget: Arc<Budget>,
-        mailbox: mpsc::Receiver<Posted>,
+        inbox: Inbox,
         (node, number, address): (NodeId, usize, Arc<str>),
     ) -> LaneTask {
         let now = Instant::now();
         LaneTask {
             common: common.clone(),
             link: link.clone(),
-            budget,
+            inbox,
             node,
             number,
             address,
-            mailbox,
             posted: Vec::with_capacity(POSTED_MAX),
             lane: SenderLane::new(common.settings.window()),
             charged: Held::default(),
@@ -145,10 +151,11 @@ impl LaneTask {
     async fn next_event(&mut self) -> Event {
         let timeout = self.timeout();
         tokio::select! {
-            count = self.mailbox.recv_many(&mut self.posted, POSTED_MAX) => match count {
+            count = self.inbox.posted.recv_many(&mut self.posted, POSTED_MAX) => match count {
                 0 => Event::Closed,
                 _ => Event::Posted,
             },
+            Ok(()) = self.inbox.given_up.changed() => Event::GivenUp,
             event = self.attachment.event() => event,
             () = sleep_until(timeout.unwrap_or_else(Instant::now)), if timeout.is_some() => {
                 Event::TimedOut
@@ -174,6 +181,7 @@ impl LaneTask {
             }
             Event::Stream(StreamEvent::Lost(error)) => self.on_lost(&error),
             Event::TimedOut => self.on_timeout(),
+            Event::GivenUp => self.give_up(),
             // Handled by the loop.
             Event::Closed => {}
         }
@@ -195,7 +203,7 @@ impl LaneTask {
             reply.tell(outcome);
         }
         let held = self.lane.held();
-        self.budget.give_back(Held {
+        self.inbox.budget.give_back(Held {
             frames: self.charged.frames - held.frames,
             bytes: self.charged.bytes - held.bytes,
         });
@@ -276,6 +284,16 @@ impl LaneTask {
             self.common.stats.lanes_lost.add(1);
             self.lane.lose_session();
         }
+    }
+
+    /// What was posted before is told how far it got, also what has not reached the lane yet.
+    fn give_up(&mut self) {
+        while let Ok(posted) = self.inbox.posted.try_recv() {
+            self.posted.push(posted);
+        }
+        self.on_posted();
+        self.lane.lose_session();
+        self.detach(Instant::now() + PAUSE);
     }
 
     fn timeout(&self) -> Option<Instant> {

@@ -59,6 +59,27 @@ async fn answers_may_come_late_and_in_any_order() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_given_up_is_waited_for_no_longer() {
+    let town = Town::new();
+    let (one, two) = (town.start(1), town.start(2));
+    *two.service.manner.lock() = Manner::Hold;
+    let mut series = Series::new();
+    series.post(&one, &two.peer(), PATIENCE).unwrap();
+    until("it has come", || two.service.held.lock().len() == 1).await;
+    one.fabric.give_up(NodeId(2));
+    assert_eq!(series.outcomes(1).await, [(0, Err(PostError::Unknown))]);
+    // Nobody is there.
+    let nowhere = Peer { node: NodeId(3), address: "127.0.0.1:9".into() };
+    let mut series = Series::new();
+    series.post(&one, &nowhere, PATIENCE).unwrap();
+    one.fabric.give_up(NodeId(3));
+    assert_eq!(series.outcomes(1).await, [(0, Err(PostError::NotSent))]);
+    // What comes later is sent as ever.
+    *two.service.manner.lock() = Manner::Echo;
+    assert!(one.post(&two.peer(), 1, "frame").await.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reply_dropped_unsent_is_unknown() {
     let town = Town::new();
     let (one, two) = (town.start(1), town.start(2));
