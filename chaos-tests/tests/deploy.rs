@@ -22,6 +22,23 @@ async fn the_linter_has_nothing_to_say_of_the_image() {
 }
 
 #[tokio::test]
+async fn the_unit_of_systemd_is_sound_and_leaves_time_for_a_drain() {
+    let unit = std::fs::read_to_string(deploy("systemd/posthorn.service")).unwrap();
+    let stop = unit.lines().find_map(|line| line.strip_prefix("TimeoutStopSec=")).unwrap();
+    // With the defaults of a drain.
+    assert!(stop.parse::<u32>().unwrap() > 60, "{stop}");
+    let Some(mut analyze) = tools::installed("systemd-analyze") else { return };
+    let folder = TempDir::with_prefix("posthorn-").unwrap();
+    let file = folder.path().join("posthorn.service");
+    let binary = binary().display().to_string();
+    std::fs::write(&file, unit.replace("/usr/local/bin/posthorn", &binary)).unwrap();
+    let output = analyze.arg("verify").arg(&file).output().await.unwrap();
+    // What it does not know it only warns of.
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success() && !said.contains("posthorn.service"), "{said}");
+}
+
+#[tokio::test]
 async fn nodes_are_given_papers_and_asked_for_their_health() {
     let folder = TempDir::with_prefix("posthorn-").unwrap();
     let papers = folder.path().join("papers");

@@ -46,7 +46,7 @@ async fn status(arguments: &StatusArguments) -> Result<Exit, Exit> {
 
 // ---- for programs ----
 
-/// The names are documented in the README: programs rely on them.
+/// The names are documented in docs/operating.md: programs rely on them.
 fn json_of(cluster: &Cluster) -> Value {
     let Cluster { cluster_id, name, asked_node_id, leader_node_id, term, .. } = cluster;
     json!({

@@ -186,7 +186,7 @@ fn table_of(connections: &[Connection], is_first: bool) -> String {
     text
 }
 
-/// The names are documented in the README: programs rely on them.
+/// The names are documented in docs/operating.md: programs rely on them.
 fn json_of(connection: &Connection) -> Value {
     let user_agent = Some(&connection.user_agent).filter(|agent| !agent.is_empty());
     json!({

@@ -28,6 +28,11 @@ async fn the_quick_start_goes_as_it_says() {
     play("docs/quick-start.md", 1).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_is_deployed_as_it_says() {
+    play("docs/deploying.md", 2).await;
+}
+
 /// Plays all terminals of a page. What it names by loopback addresses is at one of the test's own.
 async fn play(path: &str, place: u32) {
     let page = Page::read(path);
@@ -59,6 +64,8 @@ struct Terminal {
     printed: Arc<Mutex<Vec<String>>>,
     /// How many lines of it have been looked at.
     read: usize,
+    /// The page passes over whatever comes before its next line.
+    skips: bool,
 }
 
 impl Stage {
@@ -76,8 +83,7 @@ impl Stage {
             let opened = Terminal::open(self.folder.path());
             self.terminals.insert(terminal.to_owned(), opened);
         }
-        let mut lines = block.text.lines().peekable();
-        let mut skips = false;
+        let mut lines = block.text.lines();
         while let Some(line) = lines.next() {
             let Stage { terminals, address, ids, .. } = self;
             let screen = terminals.get_mut(terminal).expect("it is open");
@@ -99,12 +105,10 @@ impl Stage {
             } else if line == "^C" {
                 screen.interrupt();
             } else if line == "…" {
-                skips = true;
-                continue;
+                screen.skips = true;
             } else if !line.is_empty() {
-                screen.expect(line, skips, address, ids, block).await;
+                screen.expect(line, address, ids, block).await;
             }
-            skips = false;
         }
     }
 
@@ -146,7 +150,7 @@ impl Terminal {
                 page.lock().push(line);
             }
         });
-        Terminal { shell, input, printed, read: 0 }
+        Terminal { shell, input, printed, read: 0, skips: false }
     }
 
     async fn type_line(&mut self, line: &str) {
@@ -165,35 +169,29 @@ impl Terminal {
     async fn expect(
         &mut self,
         line: &str,
-        skips: bool,
         address: &str,
         ids: &mut BTreeMap<String, String>,
         block: &Block,
     ) {
-        let printed = self.printed.clone();
         let what = format!("{block}: `{line}`");
         let found = eventually(&what, || async {
-            let printed = printed.lock();
+            let printed = self.printed.lock();
             let fresh = printed.iter().enumerate().skip(self.read);
-            let mut fresh = fresh.filter(|(_, printed)| !printed.is_empty()).peekable();
-            fresh.peek()?;
+            let mut fresh = fresh.filter(|(_, printed)| !printed.is_empty());
             let fits = |(number, printed): (usize, &String)| {
                 let printed = printed.replace(address, "127.0.0.1");
                 Some((number, ids_of(line, &printed, ids)?))
             };
-            let found = match skips {
-                true => fresh.find_map(fits),
-                false => {
-                    let (number, printed) = fresh.next()?;
-                    let found = fits((number, printed));
-                    assert!(found.is_some(), "{what}, but it says `{printed}`");
-                    found
-                }
-            };
+            if self.skips {
+                return fresh.find_map(fits);
+            }
+            let next = fresh.next()?;
+            let found = fits(next);
+            assert!(found.is_some(), "{what}, but it says `{}`", next.1);
             found
         });
         let (number, found) = found.await;
-        self.read = number + 1;
+        (self.read, self.skips) = (number + 1, false);
         ids.extend(found);
     }
 }
