@@ -4,23 +4,13 @@ use std::process::Command;
 
 use posthorn_chaos::process::binary;
 
-use crate::pages;
+use crate::pages::{self, Page};
 
 #[test]
 fn the_binary_understands_every_command_that_is_shown() {
     let pages = pages::all();
-    let blocks = pages.iter().flat_map(|page| &page.blocks);
-    let blocks = blocks.filter(|block| matches!(&*block.language, "sh" | "console"));
-    let shown = blocks.flat_map(|block| {
-        commands(&block.text, block.language == "console")
-            .into_iter()
-            .map(move |command| (block.to_string(), command))
-    });
-    let in_prose = pages.iter().flat_map(|page| {
-        page.code().map(|(number, code)| (format!("{}:{number}", page.path.display()), code.into()))
-    });
     let (mut count, mut faults) = (0, Vec::new());
-    for (place, line) in shown.chain(in_prose) {
+    for (place, line) in shown(&pages) {
         for words in calls(&line) {
             count += 1;
             // Everything before it is parsed, and nothing is done.
@@ -45,6 +35,21 @@ fn commands_are_found_in_what_is_shown() {
     let script = "cd /x && target/release/posthorn dev --nodes 1 # comment\n";
     let found: Vec<_> = commands(script, false).iter().flat_map(|line| calls(line)).collect();
     assert_eq!(found, [["dev", "--nodes", "1"].map(str::to_owned)]);
+}
+
+/// Commands of blocks, and code within the prose, which may be one. With their places.
+pub fn shown(pages: &[Page]) -> impl Iterator<Item = (String, String)> {
+    let blocks = pages.iter().flat_map(|page| &page.blocks);
+    let blocks = blocks.filter(|block| matches!(&*block.language, "sh" | "console"));
+    let in_blocks = blocks.flat_map(|block| {
+        commands(&block.text, block.language == "console")
+            .into_iter()
+            .map(move |command| (block.to_string(), command))
+    });
+    let in_prose = pages.iter().flat_map(|page| {
+        page.code().map(|(number, code)| (format!("{}:{number}", page.path.display()), code.into()))
+    });
+    in_blocks.chain(in_prose)
 }
 
 /// Whole commands, however many lines they take. In a console, what is printed is none.

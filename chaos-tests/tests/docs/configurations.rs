@@ -7,10 +7,11 @@ use std::path::Path;
 use std::process::Command;
 
 use posthorn_chaos::process::binary;
+use posthorn_chaos::tools;
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
-use crate::pages;
+use crate::{pages, root};
 
 const SECRET: &str = "a secret that is long enough";
 
@@ -53,6 +54,45 @@ fn configurations_are_believed() {
         assert!(checked.status.success(), "{block}: {error}\n{config:#}");
     }
     assert!(count > 10, "{count} configurations were found");
+}
+
+#[tokio::test]
+async fn charts_and_overlays_are_rendered() {
+    let Some(kubernetes) = tools::kubernetes().await else { return };
+    let folder = TempDir::with_prefix("posthorn-").expect("a folder can be made");
+    let base = folder.path().join("posthorn/deploy/kubernetes");
+    copy(&root().join("deploy/kubernetes"), &base);
+    let (values, overlay) = (folder.path().join("values.yaml"), folder.path().join("overlay"));
+    std::fs::create_dir(&overlay).expect("a folder can be made");
+    let pages = pages::all();
+    let blocks = pages.iter().flat_map(|page| &page.blocks);
+    let (mut charts, mut overlays) = (0, 0);
+    for block in blocks.filter(|block| block.language == "yaml") {
+        let output = if block.marks == ["values"] {
+            charts += 1;
+            std::fs::write(&values, &block.text).expect("a file can be written");
+            let mut helm = kubernetes.command("helm");
+            helm.args(["template", "posthorn", "--namespace", "chat", "--values"]);
+            helm.arg(&values).arg(root().join("deploy/helm/posthorn")).output().await
+        } else if block.text.starts_with("# kustomization.yaml") {
+            overlays += 1;
+            let written = std::fs::write(overlay.join("kustomization.yaml"), &block.text);
+            written.expect("a file can be written");
+            std::fs::write(overlay.join("posthorn.yaml"), "mine").expect("a file can be written");
+            kubernetes.command("kubectl").arg("kustomize").arg(&overlay).output().await
+        } else {
+            continue;
+        };
+        let output = output.expect("the program runs");
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{block}: {error}");
+        let rendered = String::from_utf8_lossy(&output.stdout);
+        let is_whole =
+            rendered.contains("kind: StatefulSet") && rendered.contains("namespace: chat");
+        assert!(is_whole, "{block}: {rendered}");
+        assert!(overlays == 0 || rendered.contains("posthorn.yaml: mine"), "{block}: {rendered}");
+    }
+    assert!(charts > 0 && overlays > 0, "{charts} {overlays}");
 }
 
 /// A node that is believed, whatever sections it is given beside.
@@ -128,5 +168,17 @@ fn name_node(members: &mut Map<String, Value>) {
     }
     if let Some(cluster) = members.get_mut("cluster").and_then(Value::as_object_mut) {
         cluster.insert("name".to_owned(), json!("docs"));
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("a folder can be made");
+    for entry in std::fs::read_dir(from).expect("a folder can be listed") {
+        let entry = entry.expect("an entry can be read");
+        let (from, to) = (entry.path(), to.join(entry.file_name()));
+        match from.is_dir() {
+            true => copy(&from, &to),
+            false => drop(std::fs::copy(from, to).expect("a file can be copied")),
+        }
     }
 }

@@ -6,6 +6,7 @@
 mod commands;
 mod configurations;
 mod examples;
+mod facts;
 mod links;
 mod pages;
 mod transcripts;

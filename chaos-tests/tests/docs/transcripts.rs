@@ -33,6 +33,11 @@ async fn a_node_is_deployed_as_it_says() {
     play("docs/deploying.md", 2).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_readme_begins_as_it_says() {
+    play("README.md", 3).await;
+}
+
 /// Plays all terminals of a page. What it names by loopback addresses is at one of the test's own.
 async fn play(path: &str, place: u32) {
     let page = Page::read(path);
