@@ -34,6 +34,11 @@ async fn a_node_is_deployed_as_it_says() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_chat_room_is_tried_as_it_says() {
+    play("docs/backends.md", 4).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_readme_begins_as_it_says() {
     play("README.md", 3).await;
 }
