@@ -299,7 +299,7 @@ fn pick_addresses(nodes: u32) -> Vec<SocketAddr> {
 }
 
 /// A loopback address that no other cluster of this or another test uses.
-fn own_ip() -> IpAddr {
+pub fn own_ip() -> IpAddr {
     static CLUSTERS: AtomicU32 = AtomicU32::new(0);
     let number = CLUSTERS.fetch_add(1, Ordering::Relaxed) % 64;
     let place = (std::process::id() % 65_000) * 64 + number;

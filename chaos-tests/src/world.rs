@@ -11,7 +11,7 @@ use crate::cluster::{Cluster, Options};
 use crate::history::{self, Event, History, Kind, Record};
 use crate::hosts::{Cut, Host, Hosts};
 use crate::load::{Doors, Load, Plan};
-use crate::oracle::{self, End};
+use crate::oracle::{self, Counted, End, Violation};
 use crate::process::binary;
 use crate::schedule::Storm;
 use crate::witness::Witness;
@@ -25,6 +25,8 @@ pub struct World {
     pub history: Arc<History>,
     pub witness: Arc<Witness>,
     pub load: Load,
+    /// When each node's process was started, on the clock of the history.
+    started_at: Vec<u64>,
 }
 
 /// Something that goes wrong for a while.
@@ -90,7 +92,8 @@ impl World {
         };
         let doors = (0..cluster.len()).map(doors).collect();
         let load = Load::start(doors, history.clone(), witness.clone(), plan);
-        let world = World { cluster, hosts, history, witness, load };
+        let started_at = vec![0; cluster.len()];
+        let world = World { cluster, hosts, history, witness, load, started_at };
         world.peace().await;
         world
     }
@@ -124,6 +127,7 @@ impl World {
         match fault {
             Fault::Kill(nodes) => {
                 for node in nodes {
+                    self.started_at[*node] = self.history.now();
                     self.cluster.spawn(*node).await;
                 }
             }
@@ -208,6 +212,19 @@ impl World {
             .await;
         }
         self.judge(name, End::InPeace);
+        self.judge_counters(name).await;
+    }
+
+    /// Whether what the nodes counted is what others saw of them.
+    async fn judge_counters(&self, name: &str) {
+        let records = self.history.records();
+        let mut violations = Vec::new();
+        for (node, since) in self.started_at.iter().copied().enumerate() {
+            let (_, metrics) = self.cluster.get(node, "/metrics").await.expect("it is in peace");
+            let counted = Counted { node, since, metrics };
+            violations.extend(oracle::judge_counters(&records, &counted));
+        }
+        self.demand_none(name, &records, &violations);
     }
 
     /// Judges all that has happened so far.
@@ -217,11 +234,14 @@ impl World {
     /// If a promise was broken. What happened is kept.
     pub fn judge(&self, row: &str, end: End) {
         let records = self.history.records();
-        let violations = oracle::judge(&records, end);
+        self.demand_none(row, &records, &oracle::judge(&records, end));
+    }
+
+    fn demand_none(&self, row: &str, records: &[Record], violations: &[Violation]) {
         if violations.is_empty() {
             return;
         }
-        let kept = self.keep(row, &records);
+        let kept = self.keep(row, records);
         let said: Vec<_> = violations.iter().take(20).map(ToString::to_string).collect();
         panic!(
             "{row}: {} promises broken, history in {}\n{}",

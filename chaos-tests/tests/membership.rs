@@ -112,6 +112,36 @@ async fn members_move_are_away_and_are_removed() {
     traffic.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_finds_a_cluster_whose_founders_have_all_moved_by_the_names_of_its_peers() {
+    let mut cluster = prepare(4, 3, "");
+    for node in 0..3 {
+        cluster.spawn(node).await;
+    }
+    for node in 0..3 {
+        cluster.wait_ready(node).await;
+    }
+    // Where its configuration says that the initial voters are, nobody is.
+    let mut config = cluster.config(3);
+    for node in 0..3 {
+        let founder = cluster.node(node).at("fabric").to_string();
+        let socket = UdpSocket::bind((cluster.node(node).at("fabric").ip(), 0)).unwrap();
+        config = config.replace(&founder, &socket.local_addr().unwrap().to_string());
+    }
+    // One of two names leads to a node, and that need not lead.
+    let leader = leader(&cluster, 0).await as usize;
+    let peer = cluster.node((leader + 1) % 3).at("fabric");
+    let names = format!("cluster:\n  peers: [\"nowhere.invalid:7946\", \"{peer}\"]\n");
+    std::fs::write(cluster.config_path(3), config.replacen("cluster:\n", &names, 1)).unwrap();
+    cluster.spawn(3).await;
+    cluster.wait_ready(3).await;
+    assert_members(&cluster, 3, &[0, 1, 2], &[3]).await;
+    let mut client = cluster.client(3).await;
+    let id = client.id().await;
+    cluster.grpc(leader).await.post_to_connection(post(&id, "found")).await.unwrap();
+    assert_eq!(client.text().await, "found");
+}
+
 /// Another process with the node's ID and a disk of its own never serves while the node does.
 async fn a_twin_waits(cluster: &Cluster, node: usize) {
     let config = elsewhere(cluster, node).replace(&format!("data-{node}"), "data-twin");

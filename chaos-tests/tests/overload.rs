@@ -83,10 +83,9 @@ async fn hundreds_of_clients_that_never_read_cost_nobody_else_anything() {
         assert_eq!(reply.status, 200, "{reply:?}");
         assert_eq!(other.text().await, "a post");
     }
-    for series in [
-        "posthorn_posts_local_total{outcome=\"too_slow\"}",
-        "posthorn_posts_local_total{outcome=\"busy\"}",
-    ] {
+    for series in
+        ["posthorn_posts_total{outcome=\"too_slow\"}", "posthorn_posts_total{outcome=\"busy\"}"]
+    {
         assert!(cluster.metric(0, series).await.unwrap() > 0.0, "{series}");
     }
     // Once they are gone, nothing of it is left.

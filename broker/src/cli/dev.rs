@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use posthorn_core::ids::{ClusterName, NodeId, NotAClusterName};
 use tokio::process::{Child, Command};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::cli::{DevArguments, Exit, health};
 use crate::fabric::{DevAuthority, DevAuthorityError};
@@ -51,6 +51,14 @@ enum DevError {
     Ended { id: u32, status: ExitStatus },
     #[error("the cluster was not ready within {} s", READY_TIMEOUT.as_secs())]
     NotReady,
+    #[error("the nodes were killed before they had ended in order")]
+    Killed,
+}
+
+/// Ctrl-C, or what a supervisor sends.
+struct Interrupts {
+    interrupt: Signal,
+    terminate: Signal,
 }
 
 pub(super) async fn dev(arguments: &DevArguments) -> Exit {
@@ -93,35 +101,33 @@ impl Plan {
     }
 
     async fn run(&self, arguments: &DevArguments) -> Result<(), DevError> {
-        let mut interrupt = signal(SignalKind::interrupt()).map_err(DevError::Spawn)?;
-        let mut terminate = signal(SignalKind::terminate()).map_err(DevError::Spawn)?;
+        let mut interrupts = Interrupts::listen().map_err(DevError::Spawn)?;
         self.write_files(arguments)?;
         let mut children = Vec::new();
         for node in &self.nodes {
             children.push((node.id, self.spawn(node)?));
         }
-        let interrupted = async {
-            tokio::select! {
-                _ = interrupt.recv() => (),
-                _ = terminate.recv() => (),
-            }
-        };
-        tokio::pin!(interrupted);
         let ready = tokio::select! {
             ready = self.wait_ready(&mut children) => Some(ready),
-            () = &mut interrupted => None,
+            () = interrupts.next() => None,
         };
         let result = match ready {
             Some(Ok(())) => {
                 print!("{}", self.describe(arguments));
-                self.watch(&mut children, interrupted).await;
+                self.watch(&mut children, &mut interrupts).await;
                 Ok(())
             }
             Some(Err(error)) => Err(error),
             None => Ok(()),
         };
-        end(children).await;
-        result
+        tokio::select! {
+            () = end(&mut children) => result,
+            () = interrupts.next() => {
+                // Once they are dropped, they are killed.
+                drop(children);
+                Err(DevError::Killed)
+            }
+        }
     }
 
     fn write_files(&self, arguments: &DevArguments) -> Result<(), DevError> {
@@ -176,7 +182,7 @@ impl Plan {
         let mut command = Command::new(binary);
         command.arg("serve").arg("--config").arg(self.config_path(node.id)).arg("--end-with-stdin");
         // A group of its own: Ctrl-C is for us, and we end the nodes.
-        command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::null());
+        command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::null()).kill_on_drop(true);
         command.spawn().map_err(DevError::Spawn)
     }
 
@@ -213,25 +219,38 @@ impl Plan {
             text,
             "\n  {answered};\n  {{\"action\":\"whoami\"}} is answered with the connection's ID.\n\n  \
              posthorn connect ws://{edge}/dev\n  posthorn post --api {api} CONNECTION_ID MESSAGE\n\n  \
-             Files are in {}. Ctrl-C ends the cluster.\n",
+             Files are in {}. Ctrl-C ends the cluster, in order; another one at once.\n",
             self.folder.display()
         );
         text
     }
 
     /// Tells of each node that ends, until interrupted.
-    async fn watch(&self, children: &mut Vec<(u32, Child)>, interrupted: impl Future<Output = ()>) {
-        tokio::pin!(interrupted);
+    async fn watch(&self, children: &mut Vec<(u32, Child)>, interrupts: &mut Interrupts) {
         while !children.is_empty() {
             let (id, status) = tokio::select! {
                 ended = first_end(children) => ended,
-                () = &mut interrupted => return,
+                () = interrupts.next() => return,
             };
             children.retain(|(child, _)| *child != id);
             eprintln!(
                 "posthorn: node {id} ended with {status}; to have it back: posthorn serve --config {}",
                 self.config_path(id).display()
             );
+        }
+    }
+}
+
+impl Interrupts {
+    fn listen() -> std::io::Result<Interrupts> {
+        let interrupt = signal(SignalKind::interrupt())?;
+        Ok(Interrupts { interrupt, terminate: signal(SignalKind::terminate())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => (),
+            _ = self.terminate.recv() => (),
         }
     }
 }
@@ -280,12 +299,12 @@ async fn first_end(children: &mut [(u32, Child)]) -> (u32, ExitStatus) {
 }
 
 /// Ends every node in order, and the stubborn by force.
-async fn end(mut children: Vec<(u32, Child)>) {
-    for (_, child) in &mut children {
+async fn end(children: &mut [(u32, Child)]) {
+    for (_, child) in children.iter_mut() {
         // Its standard input ends.
         drop(child.stdin.take());
     }
-    for (_, child) in &mut children {
+    for (_, child) in children {
         if tokio::time::timeout(END_TIMEOUT, child.wait()).await.is_err() {
             let _ = child.kill().await;
         }

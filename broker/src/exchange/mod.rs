@@ -47,7 +47,7 @@ use crate::exchange::mail::{Answered, Mail, Wish, decode_mail, encode_answer, ma
 use crate::exchange::mailbox::{Answer, Mailbox, Mailboxes, Post};
 use crate::exchange::outbound::{Outbound, Tell};
 use crate::exchange::outboxes::Outboxes;
-use crate::exchange::outcome::{DeliverError, Outcome};
+use crate::exchange::outcome::{DeliverError, Outcome, label};
 use crate::exchange::scope::Scope;
 use crate::exchange::stage::{Stage, Stages};
 use crate::fabric::{Fabric, PeerIdentity, PostService, Reply};
@@ -271,7 +271,9 @@ impl Gateway {
         deadline: Instant,
     ) -> Outcome {
         let mail = Mail { connection: id, wish: Wish::Post(post) };
-        self.outbound.ask(mail, scope, deadline).await.map(|_| ())
+        let answered = self.outbound.ask(mail, scope, deadline).await;
+        self.metrics.posts.told.at(label(&answered)).increment(1);
+        answered.map(|_| ())
     }
 
     /// Posts, and has the outcome told. Posts keep the order of the calls.
@@ -285,12 +287,16 @@ impl Gateway {
     ) {
         let may_wait = post.progress != Progress::Accepted;
         let mail = Mail { connection: id, wish: Wish::Post(post) };
+        let metrics = self.metrics.clone();
+        let tell: Tell = Box::new(move |answered| {
+            metrics.posts.told.at(label(&answered)).increment(1);
+            answer(answered.map(|_| ()));
+        });
         if may_wait {
             // The owner answers when the client does, which may be never.
             let asked = self.outbound.ask(mail, scope, deadline);
-            tokio::spawn(async move { answer(asked.await.map(|_| ())) });
+            tokio::spawn(async move { tell(asked.await) });
         } else {
-            let tell: Tell = Box::new(|answered| answer(answered.map(|_| ())));
             self.outbound.send(mail, scope, deadline, tell);
         }
     }

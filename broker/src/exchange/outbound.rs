@@ -26,7 +26,7 @@ use posthorn_core::placement::{self, Located};
 use tokio::sync::oneshot;
 
 use crate::consensus::Consensus;
-use crate::exchange::mail::{Answered, Mail, decode_answer, encode_mail};
+use crate::exchange::mail::{Answered, Mail, Wish, decode_answer, encode_mail};
 use crate::exchange::mailbox::{Mailbox, Mailboxes};
 use crate::exchange::outcome::{DeliverError, Unavailable, label};
 use crate::exchange::scope::Scope;
@@ -177,7 +177,7 @@ impl Outbound {
                 self.forward(owner, address, parcel);
             }
             // Ours, or an earlier run's of this node, and there is no mailbox for it.
-            (Located::At(_) | Located::Over, _) => self.tell_gone(parcel),
+            (Located::At(_) | Located::Over, _) => (parcel.tell)(Err(DeliverError::Gone)),
             (Located::Unknown, _) => return Tried::Unknown(parcel),
         }
         Tried::Sent
@@ -186,11 +186,6 @@ impl Outbound {
     /// Puts mail into a mailbox of this node, unless our lease has ended.
     fn deliver(&self, mailbox: &Mailbox, parcel: Parcel) {
         let Parcel { mail, tell, .. } = parcel;
-        let metrics = self.metrics.clone();
-        let tell: Tell = Box::new(move |answered| {
-            metrics.posts.local.at(label(&answered)).increment(1);
-            tell(answered);
-        });
         match self.consensus.may_act() {
             Some(run) if run == mailbox.owner => mail.put_into(mailbox, tell),
             Some(_) | None => tell(Err(DeliverError::Unavailable(Unavailable::Fenced))),
@@ -207,7 +202,7 @@ impl Outbound {
             None => match self.consensus.known_run() {
                 // What our mailboxes do not have is over, for this run and all before it.
                 Some(run) if run.node == owner.node && owner.incarnation <= run.incarnation => {
-                    self.tell_gone(parcel);
+                    (parcel.tell)(Err(DeliverError::Gone));
                 }
                 Some(_) | None => {
                     (parcel.tell)(Err(DeliverError::Unavailable(Unavailable::Fenced)));
@@ -219,10 +214,12 @@ impl Outbound {
     fn forward(&self, owner: NodeRun, address: Arc<str>, parcel: Parcel) {
         let Parcel { mail, scope: _, deadline, tell } = parcel;
         let frame = encode_mail(owner, &mail);
+        let is_post = matches!(mail.wish, Wish::Post(_));
         // Told from where it was posted or from a lane's task, whichever it comes to.
         let tell = Arc::new(Mutex::new(Some(tell)));
         let reply = Forwarded {
             connection: mail.connection,
+            is_post,
             owner,
             consensus: self.consensus.clone(),
             metrics: self.metrics.clone(),
@@ -241,7 +238,9 @@ impl Outbound {
                     Unavailable::OwnerUnreachable
                 }
             });
-            self.metrics.posts.peer.at(error.label()).increment(1);
+            if is_post {
+                self.metrics.posts.forwarded.at(error.label()).increment(1);
+            }
             tell(Err(error));
         }
     }
@@ -265,11 +264,6 @@ impl Outbound {
         }
     }
 
-    fn tell_gone(&self, parcel: Parcel) {
-        self.metrics.posts.local.at(crate::telemetry::Posted::Gone).increment(1);
-        (parcel.tell)(Err(DeliverError::Gone));
-    }
-
     /// This replica does not know the connection, as it may be behind, or its sender is not to know it.
     /// Asks the cluster, then looks again.
     fn settle(self: &Arc<Outbound>, parcel: Parcel, reason: Reason) {
@@ -286,7 +280,7 @@ impl Outbound {
                 for parcel in parcels {
                     match reason {
                         Reason::Unknown => outbound.send_settled(parcel, is_settled),
-                        Reason::Foreign => outbound.tell_absent(parcel, is_settled),
+                        Reason::Foreign => tell_absent(parcel, is_settled),
                     }
                 }
             }
@@ -310,24 +304,17 @@ impl Outbound {
     fn withdraw_late(&self, connection: ConnectionId) {
         for queue in [&self.unsettled, &self.foreign] {
             let late = queue.take_late(connection, Instant::now());
-            late.into_iter().for_each(|parcel| self.tell_absent(parcel, false));
+            late.into_iter().for_each(|parcel| tell_absent(parcel, false));
         }
     }
 
     fn send_settled(&self, parcel: Parcel, is_settled: bool) {
         if !is_settled {
-            return self.tell_absent(parcel, is_settled);
+            return tell_absent(parcel, is_settled);
         }
         match self.try_send(parcel) {
             Tried::Sent => (),
-            Tried::Unknown(parcel) | Tried::Foreign(parcel) => self.tell_absent(parcel, true),
-        }
-    }
-
-    fn tell_absent(&self, parcel: Parcel, is_settled: bool) {
-        match is_settled {
-            true => self.tell_gone(parcel),
-            false => (parcel.tell)(Err(DeliverError::Unavailable(Unavailable::NoQuorum))),
+            Tried::Unknown(parcel) | Tried::Foreign(parcel) => tell_absent(parcel, true),
         }
     }
 }
@@ -335,6 +322,8 @@ impl Outbound {
 /// Mail that is on its way to a peer.
 struct Forwarded {
     connection: ConnectionId,
+    /// Only posts are counted.
+    is_post: bool,
     owner: NodeRun,
     consensus: Consensus,
     metrics: Arc<Metrics>,
@@ -352,9 +341,11 @@ impl PostReply for Forwarded {
             }),
             Err(PostError::Unknown) => Err(DeliverError::Unknown),
         };
-        let outcome = label(&answered);
-        self.metrics.posts.peer.at(outcome).increment(1);
-        self.metrics.posts.forward_seconds.at(outcome).record(self.started.elapsed());
+        if self.is_post {
+            let outcome = label(&answered);
+            self.metrics.posts.forwarded.at(outcome).increment(1);
+            self.metrics.posts.forward_seconds.at(outcome).record(self.started.elapsed());
+        }
         if let Some(tell) = self.tell.lock().take() {
             tell(answered);
         }
@@ -433,6 +424,13 @@ impl Waiting {
         self.by_connection.entry(parcel.mail.connection).or_default().push(parcel);
         None
     }
+}
+
+fn tell_absent(parcel: Parcel, is_settled: bool) {
+    (parcel.tell)(Err(match is_settled {
+        true => DeliverError::Gone,
+        false => DeliverError::Unavailable(Unavailable::NoQuorum),
+    }));
 }
 
 fn tell_busy(parcel: Parcel) {

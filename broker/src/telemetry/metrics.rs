@@ -42,8 +42,8 @@ pub struct IntegrationMetrics {
 }
 
 pub struct PostMetrics {
-    pub local: ByLabel<Posted, Counter>,
-    pub peer: ByLabel<Posted, Counter>,
+    pub told: ByLabel<Posted, Counter>,
+    pub forwarded: ByLabel<Posted, Counter>,
     pub forward_seconds: ByLabel<Posted, Histogram>,
 }
 
@@ -272,15 +272,15 @@ impl IntegrationMetrics {
 impl PostMetrics {
     fn new(registry: &mut Registry) -> PostMetrics {
         PostMetrics {
-            local: registry.counters(
-                "posthorn_posts_local_total",
+            told: registry.counters(
+                "posthorn_posts_total",
                 "outcome",
-                "Posts that reached this node for connections of its own, by outcome.",
+                "Posts that this node was called with, by what their caller was told.",
             ),
-            peer: registry.counters(
+            forwarded: registry.counters(
                 "posthorn_posts_forwarded_total",
                 "outcome",
-                "Posts that this node forwarded to the owner of the connection, by outcome.",
+                "Those of them that it forwarded to the owner of the connection, by outcome.",
             ),
             forward_seconds: registry.seconds_by(
                 "posthorn_posts_forward_seconds",

@@ -2,6 +2,7 @@
 //!
 //! Pure, so that a history that was saved can be judged again.
 
+mod counters;
 mod delivery;
 mod directory;
 mod lifecycle;
@@ -12,12 +13,14 @@ mod tests;
 use std::fmt;
 
 use crate::history::Record;
+pub use crate::oracle::counters::Counted;
 use crate::oracle::story::Story;
 
 /// A promise that was broken.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
     pub promise: Promise,
+    /// Or the node.
     pub connection: String,
     pub what: String,
 }
@@ -36,6 +39,8 @@ pub enum Promise {
     Lifecycle,
     /// An open connection is found, and one that is gone stays gone.
     Reachable,
+    /// What a node counts is what others saw of it.
+    TruthInMetrics,
 }
 
 /// Whether the history ends in peace: everything that was under way has come to its end.
@@ -55,6 +60,13 @@ pub fn judge(records: &[Record], end: End) -> Vec<Violation> {
         lifecycle::check(connection, end, &mut violations);
         directory::check(connection, &mut violations);
     }
+    violations
+}
+
+/// What is wrong with what a process counted, at the end of a history.
+pub fn judge_counters(records: &[Record], counted: &Counted) -> Vec<Violation> {
+    let mut violations = Vec::new();
+    counters::check(records, counted, &mut violations);
     violations
 }
 

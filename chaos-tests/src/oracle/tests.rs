@@ -199,6 +199,40 @@ fn found(events: &[Event], end: End) -> Vec<Promise> {
     found
 }
 
+#[test]
+fn what_a_node_counts_is_what_others_saw() {
+    // A post that nobody answered may have come to anything.
+    let mut events = sound();
+    events.extend(post(3, Outcome::Silence));
+    let records = records(&events);
+    let counted = |node, since, metrics: String| {
+        judge_counters(&records, &Counted { node, since, metrics }).len()
+    };
+    let owner = |opened: u64, closed: u64, open: u64| {
+        format!(
+            "# HELP posthorn_connections Open.\nposthorn_connections {open}\n\
+             posthorn_connections_opened_total {opened}\n\
+             posthorn_connections_closed_total{{cause=\"by_client\"}} {closed}\n"
+        )
+    };
+    assert_eq!(counted(0, 0, owner(1, 1, 0)), 0);
+    assert_eq!(counted(0, 0, owner(2, 2, 0)), 1, "opened one too many");
+    assert_eq!(counted(0, 0, owner(1, 0, 0)), 1, "closed one too few");
+    assert_eq!(counted(0, 0, owner(1, 1, 1)), 1, "one is left");
+    assert_eq!(counted(0, 500_000, owner(1, 1, 0)), 0, "asked before it was started, let in after");
+    assert_eq!(counted(0, 3_000_000, owner(1, 1, 0)), 1, "let in by the process before it");
+    let called = |ok: u64, gone: u64| {
+        let series = "posthorn_posts_total{outcome=";
+        format!("{series}\"ok\"}} {ok}\n{series}\"gone\"}} {gone}\n")
+    };
+    assert_eq!(counted(1, 0, called(3, 0)), 0);
+    assert_eq!(counted(1, 0, called(4, 0)), 0);
+    assert_eq!(counted(1, 0, called(3, 1)), 0);
+    assert_eq!(counted(1, 0, called(2, 0)), 1);
+    assert_eq!(counted(1, 0, called(5, 0)), 1);
+    assert_eq!(counted(1, 0, called(3, 2)), 1);
+}
+
 /// A second between any two.
 fn records(events: &[Event]) -> Vec<Record> {
     let times = (0..).map(|second| second * 1_000_000);
