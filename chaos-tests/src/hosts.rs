@@ -97,6 +97,11 @@ impl Hosts {
         self.filter("add table bridge faults\nadd chain bridge faults forward { type filter hook forward priority 0; }\n")
     }
 
+    /// How many of them are for nodes.
+    pub fn nodes(&self) -> usize {
+        self.nodes
+    }
+
     pub fn address(&self, host: Host) -> IpAddr {
         let last = match host {
             Host::Node(index) => u8::try_from(index + 1).expect("there are few nodes"),

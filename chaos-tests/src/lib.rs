@@ -22,6 +22,7 @@ pub mod rows;
 pub mod schedule;
 pub mod server;
 mod shim;
+pub mod stateful_set;
 pub mod tools;
 pub mod wall_clock;
 pub mod witness;

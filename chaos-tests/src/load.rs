@@ -18,7 +18,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Status};
+use tonic::{Code, Request, Status};
 use tonic_types::StatusExt as _;
 use tungstenite::Message;
 
@@ -49,6 +49,8 @@ pub struct Plan {
     pub post_interval: Duration,
     /// After how long a client leaves by itself and comes anew, if it does.
     pub stay: Option<Duration>,
+    /// The token that senders show.
+    pub token: Option<&'static str>,
 }
 
 /// Dropping it ends it at once; [`Load::end`] does so in order.
@@ -114,7 +116,7 @@ impl Load {
         }
         for node in 0..nodes {
             let stop = senders.stop.clone();
-            senders.tasks.spawn(shared.clone().send(node, plan.post_interval, stop));
+            senders.tasks.spawn(shared.clone().send(node, plan.post_interval, plan.token, stop));
         }
         Load { shared, senders, clients }
     }
@@ -283,7 +285,13 @@ impl Shared {
     }
 
     /// Posts through one node to every client, in turn.
-    async fn send(self: Arc<Shared>, node: usize, interval: Duration, stop: CancellationToken) {
+    async fn send(
+        self: Arc<Shared>,
+        node: usize,
+        interval: Duration,
+        token: Option<&'static str>,
+        stop: CancellationToken,
+    ) {
         let sender = node as u64;
         let mut grpc = ConnectionServiceClient::new(channel(self.doors[node].api));
         let mut turns = tokio::time::interval(interval);
@@ -299,7 +307,11 @@ impl Shared {
             let connection = target.connection.clone();
             let begun = Event::PostBegin { sender, sequence, connection, node };
             self.history.record(begun);
-            let post = post(&target.connection, sender, sequence);
+            let mut post = Request::new(post(&target.connection, sender, sequence));
+            if let Some(token) = token {
+                let bearer = format!("Bearer {token}").parse().expect("a token is plain text");
+                post.metadata_mut().insert("authorization", bearer);
+            }
             let outcome = ask(&mut grpc, post).await;
             self.history.record(Event::PostEnd { sender, sequence, outcome });
         }
@@ -309,7 +321,7 @@ impl Shared {
 /// Posts once, and says what that came to.
 pub async fn ask(
     grpc: &mut ConnectionServiceClient<Channel>,
-    post: PostToConnectionRequest,
+    post: impl tonic::IntoRequest<PostToConnectionRequest>,
 ) -> Outcome {
     match tokio::time::timeout(ANSWER_TIMEOUT, grpc.post_to_connection(post)).await {
         Ok(Ok(_)) => Outcome::Ok,

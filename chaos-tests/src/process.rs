@@ -59,7 +59,20 @@ impl Process {
     ///
     /// If it ends before it listens.
     pub async fn start_with(config: &Path, launch: &Launch) -> Process {
-        let (mut child, log) = spawn(config, launch);
+        let (child, log) = spawn(config, launch);
+        Process::started(child, log).await
+    }
+
+    /// The same for a command that becomes a node in the end, and writes its log there.
+    ///
+    /// # Panics
+    ///
+    /// If it ends before it listens.
+    pub async fn start_command(command: Command, log: PathBuf) -> Process {
+        Process::started(spawn_command(command, &log), log).await
+    }
+
+    async fn started(mut child: Child, log: PathBuf) -> Process {
         let stdout = child.stdout.take().expect("stdout is piped");
         let mut lines = BufReader::new(stdout).lines();
         let line = within("a node that says where it listens", lines.next_line()).await;
@@ -163,20 +176,17 @@ impl Drop for Process {
 
 fn spawn(config: &Path, launch: &Launch) -> (Child, PathBuf) {
     let log = config.with_extension("log");
-    let file = std::fs::File::options().create(true).append(true).open(&log);
-    let child = command_of(launch)
-        .arg("serve")
-        .arg("--config")
-        .arg(config)
-        .arg("--end-with-stdin")
-        .args(&launch.arguments)
-        .envs(launch.environment.iter().cloned())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(file.expect("a log file can be opened"))
-        .kill_on_drop(true)
-        .spawn();
-    (child.expect("the binary can be started"), log)
+    let mut command = command_of(launch);
+    command.arg("serve").arg("--config").arg(config).arg("--end-with-stdin");
+    command.args(&launch.arguments).envs(launch.environment.iter().cloned());
+    (spawn_command(command, &log), log)
+}
+
+fn spawn_command(mut command: Command, log: &Path) -> Child {
+    let file = std::fs::File::options().create(true).append(true).open(log);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    command.stderr(file.expect("a log file can be opened")).kill_on_drop(true);
+    command.spawn().expect("the binary can be started")
 }
 
 fn command_of(launch: &Launch) -> Command {

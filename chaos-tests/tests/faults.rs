@@ -20,6 +20,7 @@ fn what_is_promised_holds_through_crashes_pauses_and_partitions() {
             clients_per_node: 6,
             post_interval: Duration::from_millis(15),
             stay: Some(Duration::from_secs(20)),
+            token: None,
         };
         let mut world = World::start(hosts.clone(), 3, &plan).await;
         for row in Row::SMOKE {

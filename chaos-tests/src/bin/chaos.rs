@@ -21,6 +21,7 @@ const PLAN: Plan = Plan {
     clients_per_node: 20,
     post_interval: Duration::from_millis(5),
     stay: Some(Duration::from_secs(20)),
+    token: None,
 };
 
 fn main() -> ExitCode {
