@@ -43,6 +43,11 @@ async fn the_readme_begins_as_it_says() {
     play("README.md", 3).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_is_restarted_as_it_says() {
+    play("docs/upgrading.md", 5).await;
+}
+
 /// Plays all terminals of a page. What it names by loopback addresses is at one of the test's own.
 async fn play(path: &str, place: u32) {
     let page = Page::read(path);
