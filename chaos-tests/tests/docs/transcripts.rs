@@ -75,7 +75,8 @@ struct Stage {
 
 struct Terminal {
     shell: Child,
-    input: ChildStdin,
+    /// Until it is closed.
+    input: Option<ChildStdin>,
     printed: Arc<Mutex<Vec<String>>>,
     /// How many lines of it have been looked at.
     read: usize,
@@ -129,7 +130,7 @@ impl Stage {
 
     async fn leave(self) {
         for mut terminal in self.terminals.into_values().rev() {
-            drop(terminal.input);
+            terminal.input = None;
             for child in children(&terminal.shell) {
                 // It may be over already.
                 let _ = kill(child, Signal::SIGINT);
@@ -155,7 +156,7 @@ impl Terminal {
             .kill_on_drop(true)
             .spawn()
             .expect("a shell can be started");
-        let input = shell.stdin.take().expect("stdin is piped");
+        let input = shell.stdin.take();
         let output = shell.stdout.take().expect("stdout is piped");
         let printed = Arc::new(Mutex::new(Vec::new()));
         let page = printed.clone();
@@ -169,9 +170,10 @@ impl Terminal {
     }
 
     async fn type_line(&mut self, line: &str) {
-        let typed = self.input.write_all(format!("{line}\n").as_bytes()).await;
+        let input = self.input.as_mut().expect("the terminal is open");
+        let typed = input.write_all(format!("{line}\n").as_bytes()).await;
         typed.expect("the terminal is open");
-        self.input.flush().await.expect("the terminal is open");
+        input.flush().await.expect("the terminal is open");
     }
 
     fn interrupt(&self) {
@@ -208,6 +210,14 @@ impl Terminal {
         let (number, found) = found.await;
         (self.read, self.skips) = (number + 1, false);
         ids.extend(found);
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("---- a terminal\n{}", self.printed.lock().join("\n"));
+        }
     }
 }
 
