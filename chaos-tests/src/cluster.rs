@@ -61,6 +61,8 @@ pub struct Cluster {
     options: Options,
     founding: Founding,
     fabric: Vec<SocketAddr>,
+    /// What each is started with from now on, beside its configuration.
+    environments: Vec<Vec<(String, String)>>,
     /// On loopback, if there are none.
     hosts: Option<Arc<Hosts>>,
     /// Goes last: the nodes' logs are in it.
@@ -85,12 +87,12 @@ impl Cluster {
         Cluster::prepare(options).started().await
     }
 
-    /// The same, with each node on a host of its own, at the usual ports.
-    pub async fn start_on(hosts: Arc<Hosts>, options: Options) -> Cluster {
+    /// The same, with each node on a host of its own, at the usual ports. The first `voters` form it.
+    pub async fn start_on(hosts: Arc<Hosts>, options: Options, voters: usize) -> Cluster {
         let index = |id| usize::try_from(id).expect("there are few nodes");
         let address = |id| SocketAddr::new(hosts.address(Host::Node(index(id))), FABRIC_PORT);
         let fabric = (0..options.nodes).map(address).collect();
-        let founding = Founding::by_all(&options);
+        let founding = Founding { voters, keys: String::new() };
         Cluster::prepare_at(options, founding, fabric, Some(hosts)).started().await
     }
 
@@ -129,7 +131,8 @@ impl Cluster {
             authority.write(folder.path(), NodeId(id)).expect("papers can be written");
         }
         let nodes = (0..options.nodes).map(|_| None).collect();
-        let cluster = Cluster { nodes, options, founding, fabric, hosts, folder };
+        let environments = vec![Vec::new(); options.nodes as usize];
+        let cluster = Cluster { nodes, options, founding, fabric, environments, hosts, folder };
         for index in 0..cluster.nodes.len() {
             std::fs::write(cluster.config_path(index), cluster.config(index)).expect("a file");
         }
@@ -163,7 +166,13 @@ impl Cluster {
     pub async fn spawn(&mut self, index: usize) {
         let namespace = self.hosts.as_ref();
         let namespace = namespace.map(|hosts| hosts.namespace(Host::Node(index)));
-        self.spawn_with(index, &Launch { namespace, ..Launch::default() }).await;
+        let environment = self.environments[index].clone();
+        self.spawn_with(index, &Launch { environment, namespace, ..Launch::default() }).await;
+    }
+
+    /// What a node is to be started with from its next start on.
+    pub fn equip(&mut self, index: usize, environment: Vec<(String, String)>) {
+        self.environments[index] = environment;
     }
 
     /// The nodes whose processes run.
@@ -234,6 +243,10 @@ impl Cluster {
 
     pub fn folder(&self) -> &std::path::Path {
         self.folder.path()
+    }
+
+    pub fn data_dir(&self, index: usize) -> PathBuf {
+        self.folder.path().join(format!("data-{index}"))
     }
 
     /// The configuration of a node, as it is written to its file.

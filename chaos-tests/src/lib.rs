@@ -4,7 +4,10 @@
 //! It panics where it cannot go on: it serves tests, and a panic is how a test says so.
 
 pub mod backend;
+pub mod cgroup;
+pub mod chance;
 pub mod client;
+pub mod clock;
 pub mod cluster;
 pub mod disk;
 pub mod grpc;
@@ -16,6 +19,7 @@ pub mod load;
 pub mod management;
 pub mod oracle;
 pub mod papers;
+pub mod power;
 pub mod process;
 pub mod raw;
 pub mod rows;
@@ -24,7 +28,6 @@ pub mod server;
 mod shim;
 pub mod stateful_set;
 pub mod tools;
-pub mod wall_clock;
 pub mod witness;
 pub mod world;
 

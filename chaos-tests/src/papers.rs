@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rustls::crypto::ring;
@@ -46,9 +47,18 @@ impl Authority {
     }
 
     pub fn papers(&self, names: &[&str]) -> Papers {
-        let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
+        self.sign(&params_of(names))
+    }
+
+    /// Those that are good until then.
+    pub fn papers_until(&self, names: &[&str], until: SystemTime) -> Papers {
+        let mut params = params_of(names);
+        params.not_after = until.into();
+        self.sign(&params)
+    }
+
+    fn sign(&self, params: &CertificateParams) -> Papers {
         let key = KeyPair::generate().expect("a key can be made");
-        let params = CertificateParams::new(names).expect("they are names");
         let certificate = params.signed_by(&key, &self.issuer).expect("it can be signed");
         Papers { certificate: certificate.der().clone(), pem: certificate.pem(), key }
     }
@@ -95,6 +105,11 @@ impl Papers {
             std::fs::write(file, text).expect("papers can be written");
         }
     }
+}
+
+fn params_of(names: &[&str]) -> CertificateParams {
+    let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
+    CertificateParams::new(names).expect("they are names")
 }
 
 /// Opens a TLS connection and asks for the name.

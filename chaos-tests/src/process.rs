@@ -32,6 +32,8 @@ pub struct Launch {
     pub namespace: Option<String>,
     /// How many files it may have open.
     pub files_max: Option<u32>,
+    /// The control group that it is born into.
+    pub control_group: Option<PathBuf>,
 }
 
 /// A running `posthorn serve`. Dropping it kills it.
@@ -190,7 +192,7 @@ fn spawn_command(mut command: Command, log: &Path) -> Child {
 }
 
 fn command_of(launch: &Launch) -> Command {
-    let Launch { namespace, files_max, .. } = launch;
+    let Launch { namespace, files_max, control_group, .. } = launch;
     // Whoever starts it becomes the node, so that what is done to the process is done to the node.
     let mut words = Vec::new();
     if let Some(namespace) = namespace {
@@ -199,6 +201,11 @@ fn command_of(launch: &Launch) -> Command {
     if let Some(files_max) = files_max {
         let script = "ulimit -n \"$0\" && exec \"$@\"".to_owned();
         words.extend(["sh".to_owned(), "-c".to_owned(), script, files_max.to_string()]);
+    }
+    if let Some(control_group) = control_group {
+        let script = "echo $$ > \"$0/cgroup.procs\" && exec \"$@\"".to_owned();
+        let folder = control_group.display().to_string();
+        words.extend(["sh".to_owned(), "-c".to_owned(), script, folder]);
     }
     let mut words = words.iter();
     let Some(first) = words.next() else { return Command::new(binary()) };

@@ -3,6 +3,7 @@
 //! A row begins and ends in peace. Times are bounds that only a broken broker misses, since the machine
 //! may be busy with anything; what they came to is reported.
 
+mod machines;
 mod partitions;
 
 use std::time::{Duration, Instant};
@@ -45,6 +46,11 @@ pub enum Row {
     TwoAlone,
     Ring,
     Swizzle,
+    PowerCuts,
+    ClockRates,
+    FreezeOwner,
+    Starved,
+    KillLearner,
 }
 
 impl Row {
@@ -88,11 +94,17 @@ impl Row {
         Row::TwoAlone,
         Row::Ring,
         Row::Swizzle,
+        Row::PowerCuts,
+        Row::ClockRates,
+        Row::FreezeOwner,
+        Row::Starved,
+        Row::KillLearner,
     ];
 
     /// How many nodes it takes.
     pub fn nodes(self) -> u32 {
         match self {
+            Row::KillLearner => 4,
             Row::TwoAlone | Row::Ring | Row::Swizzle => 5,
             _ => 3,
         }
@@ -123,6 +135,11 @@ impl Row {
             Row::TwoAlone => "two-alone",
             Row::Ring => "ring",
             Row::Swizzle => "swizzle",
+            Row::PowerCuts => "power-cuts",
+            Row::ClockRates => "clock-rates",
+            Row::FreezeOwner => "freeze-owner",
+            Row::Starved => "starved",
+            Row::KillLearner => "kill-learner",
         }
     }
 
@@ -157,6 +174,11 @@ impl Row {
             Row::TwoAlone => partitions::two_alone(world).await,
             Row::Ring => partitions::ring(world).await,
             Row::Swizzle => partitions::swizzle(world).await,
+            Row::PowerCuts => machines::power_cuts(world).await,
+            Row::ClockRates => machines::clock_rates(world).await,
+            Row::FreezeOwner => machines::freeze_owner(world).await,
+            Row::Starved => machines::starved(world).await,
+            Row::KillLearner => machines::kill_learner(world).await,
         };
         let peace = world.peace().await;
         figures.extend([("serving again", peace.serving), ("settled", peace.settled)]);

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::chance::Chance;
 use crate::hosts::{Cut, Host, Traffic};
 use crate::world::Fault;
 
@@ -9,13 +10,13 @@ use crate::world::Fault;
 pub type Storm = Vec<(Duration, Duration, Fault)>;
 
 pub struct Schedule {
-    state: u64,
+    chance: Chance,
     nodes: usize,
 }
 
 impl Schedule {
     pub fn new(seed: u64, nodes: usize) -> Schedule {
-        Schedule { state: seed, nodes }
+        Schedule { chance: Chance::new(seed), nodes }
     }
 
     /// One to three faults of two to twelve seconds.
@@ -80,13 +81,8 @@ impl Schedule {
         self.below(self.nodes as u64) as usize
     }
 
-    /// `SplitMix64` (Steele, Lea, Flood: Fast splittable pseudorandom number generators).
     fn below(&mut self, bound: u64) -> u64 {
-        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let word = self.state;
-        let word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (word ^ (word >> 31)) % bound
+        self.chance.below(bound)
     }
 }
 

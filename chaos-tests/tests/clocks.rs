@@ -3,9 +3,9 @@
 #![expect(clippy::unwrap_used, reason = "what is not as expected is to end a test")]
 
 use nix::sys::signal::Signal;
+use posthorn_chaos::clock::Clock;
 use posthorn_chaos::cluster::{Cluster, Options};
 use posthorn_chaos::eventually;
-use posthorn_chaos::wall_clock::WallClock;
 use posthorn_proto::v1::post_to_connection_request::Payload;
 use posthorn_proto::v1::{GetConnectionRequest, PostToConnectionRequest};
 
@@ -14,7 +14,7 @@ const DAY_S: i64 = 24 * 3600;
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wall_clock_that_steps_neither_ends_a_lease_nor_extends_one() {
     let mut cluster = Cluster::prepare(Options::default());
-    let clocks = [0, 1, 2].map(|node| WallClock::build(&cluster.folder().join(node.to_string())));
+    let clocks = [0, 1, 2].map(|node| Clock::build(&cluster.folder().join(node.to_string())));
     for (node, clock) in clocks.iter().enumerate() {
         cluster.spawn_with(node, &clock.launch()).await;
     }

@@ -1,17 +1,23 @@
-//! TLS at the listeners: certificates by name, their renewal, and what is no TLS.
+//! TLS at the listeners: certificates by name, their renewal, and what is no TLS. And the papers that nodes
+//! show each other.
 
 #![expect(clippy::unwrap_used, reason = "what is not as expected is to end a test")]
 
 use std::net::SocketAddr;
 use std::process::Command;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use nix::sys::signal::Signal;
 use posthorn_chaos::backend::{Backend, backend_api};
+use posthorn_chaos::clock::Clock;
 use posthorn_chaos::cluster::{Cluster, Options};
 use posthorn_chaos::papers::{Authority, dial};
-use posthorn_chaos::process::binary;
+use posthorn_chaos::process::{Process, binary};
 use posthorn_chaos::{eventually, within};
+use posthorn_proto::v1::PostToConnectionRequest;
+use posthorn_proto::v1::post_to_connection_request::Payload;
 use rustls::pki_types::CertificateDer;
 use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, SupportedProtocolVersion};
@@ -19,8 +25,12 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 use tokio_tungstenite::WebSocketStream;
+use tonic::Code;
 use tungstenite::Message;
 
+const DAY: Duration = Duration::from_secs(24 * 3600);
+const DIALED: &str = "posthorn_fabric_connections_dialed_total{";
+const EXPIRED: &str = "posthorn_peers_refused_total{cause=\"expired_certificate\"}";
 const BOTH: &[&SupportedProtocolVersion] = &[&TLS13, &TLS12];
 const APPLIED: &str = "posthorn_certificate_reloads_total{outcome=\"applied\"}";
 const REFUSED: &str = "posthorn_certificate_reloads_total{outcome=\"refused\"}";
@@ -113,6 +123,137 @@ fn check_loads_the_certificates_of_each_listener() {
             assert!(error.contains(&format!(": {door}.tls: ")) && error.contains(&file), "{error}");
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn papers_of_nodes_are_replaced_and_left_to_expire_under_posts_and_connects() {
+    let mut cluster = Cluster::prepare(Options::default());
+    let clock = Clock::build(cluster.folder());
+    let [before, after] = [(); 2].map(|()| Authority::new());
+    let ca_file = cluster.folder().join("ca.pem");
+    std::fs::write(&ca_file, before.pem()).unwrap();
+    for node in 0..3 {
+        write_papers(&cluster, &before, node, DAY);
+        cluster.spawn_with(node, &clock.launch()).await;
+    }
+    for node in 0..3 {
+        cluster.wait_ready(node).await;
+    }
+    let leader = cluster.leader().await;
+    let (expiring, other) = ((leader + 1) % 3, (leader + 2) % 3);
+
+    // Another authority, the way it is done: both are believed until nobody shows the first one's.
+    let story = async |rounds: &AtomicU64| {
+        go_on(rounds, 1).await;
+        let dialed = dialed(&cluster).await;
+        std::fs::write(&ca_file, format!("{}{}", before.pem(), after.pem())).unwrap();
+        read_anew(&cluster, 1.0).await;
+        for node in 0..3 {
+            write_papers(&cluster, &after, node, if node == expiring { DAY } else { 9 * DAY });
+        }
+        read_anew(&cluster, 2.0).await;
+        std::fs::write(&ca_file, after.pem()).unwrap();
+        read_anew(&cluster, 3.0).await;
+        // What all connections were made with is no longer good.
+        clock.step_to(2 * DAY.as_secs().cast_signed());
+        go_on(rounds, 10).await;
+        assert_eq!(self::dialed(&cluster).await, dialed, "all connections live on");
+    };
+    let rounds = AtomicU64::new(0);
+    tokio::select! {
+        () = story(&rounds) => (),
+        () = traffic(&cluster, &rounds) => (),
+    }
+
+    // Who comes anew shows new papers, and believes none that have expired.
+    let mut client = cluster.client(expiring).await;
+    let id = client.id().await;
+    cluster.take(other).kill().await;
+    cluster.spawn_with(other, &clock.launch()).await;
+    cluster.wait_ready(other).await;
+    eventually("a peer that is refused", async || {
+        (cluster.metric(other, EXPIRED).await? > 0.0).then_some(())
+    })
+    .await;
+    let refused = cluster.grpc(other).await.post_to_connection(post(&id, "")).await.unwrap_err();
+    assert!(matches!(refused.code(), Code::Unavailable | Code::DeadlineExceeded), "{refused}");
+    cluster.grpc(leader).await.post_to_connection(post(&id, "still here")).await.unwrap();
+    assert_eq!(client.text().await, "still here");
+    cluster.take(expiring).kill().await;
+    let path = cluster.config_path(expiring);
+    let (status, error) = Process::start_in_vain_with(&path, &clock.launch()).await;
+    let last = error.lines().last().unwrap();
+    assert!(!status.success() && last.contains("certificate expired"), "{last}");
+    write_papers(&cluster, &after, expiring, 9 * DAY);
+    cluster.spawn_with(expiring, &clock.launch()).await;
+    cluster.wait_ready(expiring).await;
+    tokio::select! {
+        () = traffic(&cluster, &rounds) => (),
+        () = go_on(&rounds, 1) => (),
+    }
+}
+
+/// Posts between each two nodes, and connects to each, for ever. Counts the rounds.
+async fn traffic(cluster: &Cluster, rounds: &AtomicU64) {
+    let mut clients = Vec::new();
+    for node in 0..3 {
+        let mut client = cluster.client(node).await;
+        clients.push((client.id().await, client));
+    }
+    loop {
+        for through in 0..3 {
+            let mut grpc = cluster.grpc(through).await;
+            for (id, client) in &mut clients {
+                grpc.post_to_connection(post(id, "hi")).await.unwrap();
+                assert_eq!(client.text().await, "hi");
+            }
+            cluster.client(through).await.close().await;
+        }
+        rounds.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Waits for so many more rounds that began after now.
+async fn go_on(rounds: &AtomicU64, more: u64) {
+    let seen = rounds.load(Ordering::Relaxed);
+    eventually("posts and connects", async || {
+        (rounds.load(Ordering::Relaxed) > seen + more).then_some(())
+    })
+    .await;
+}
+
+fn post(id: &str, text: &str) -> PostToConnectionRequest {
+    let (connection_id, payload) = (id.to_owned(), Some(Payload::Text(text.to_owned())));
+    PostToConnectionRequest { connection_id, payload, ..Default::default() }
+}
+
+/// Those of a node, good from now on for so long.
+fn write_papers(cluster: &Cluster, authority: &Authority, node: usize, lasting: Duration) {
+    let until = SystemTime::now() + lasting;
+    let papers = authority.papers_until(&[&format!("node-{node}.test")], until);
+    papers.write(cluster.folder(), &format!("node-{node}"));
+}
+
+/// Waits until every node has read its papers anew so often.
+async fn read_anew(cluster: &Cluster, times: f64) {
+    for node in 0..3 {
+        eventually("papers that are read anew", async || {
+            (cluster.metric(node, APPLIED).await? >= times).then_some(())
+        })
+        .await;
+    }
+}
+
+/// How many connections between nodes were ever made.
+async fn dialed(cluster: &Cluster) -> f64 {
+    let mut sum = 0.0;
+    for node in 0..3 {
+        let (_, text) = cluster.get(node, "/metrics").await.unwrap();
+        let lines = text.lines().filter(|line| line.starts_with(DIALED));
+        let values = lines.map(|line| line.rsplit_once(' ').unwrap().1.parse::<f64>().unwrap());
+        sum += values.sum::<f64>();
+    }
+    sum
 }
 
 async fn what_is_no_tls_ends(edge: SocketAddr) {

@@ -239,7 +239,7 @@ pub(super) fn fault_of_all(world: &World) -> Fault {
     Fault::Cut(pairs.flat_map(cut).collect())
 }
 
-fn isolation(world: &World, alone: usize, traffic: Traffic) -> Vec<Cut> {
+pub(super) fn isolation(world: &World, alone: usize, traffic: Traffic) -> Vec<Cut> {
     let others = others(world, alone).into_iter();
     others.flat_map(|node| Cut::between(Host::Node(alone), Host::Node(node), traffic)).collect()
 }
