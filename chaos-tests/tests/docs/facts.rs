@@ -7,6 +7,7 @@ use std::process::Command;
 use posthorn_chaos::cluster::{Cluster, Options};
 use posthorn_chaos::process::binary;
 use posthorn_chaos::rows::Row;
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::pages::{self, Page};
@@ -80,6 +81,56 @@ async fn metrics_are_there() {
         assert!(is_there, "{}:{number}: there is no {name}", page.path.display());
     }
     assert!(count > 20, "{count} metrics were found");
+}
+
+#[test]
+fn exit_codes_are_those_of_the_help() {
+    let help = Command::new(binary()).arg("--help").output().expect("the binary can be started");
+    let help = String::from_utf8_lossy(&help.stdout).replace('\n', " ");
+    let help: Vec<_> = help.split_whitespace().collect();
+    let help = help.join(" ");
+    let codes = help.split_once("Exit codes: ").and_then(|(_, codes)| codes.split_once(". "));
+    let (codes, _) = codes.expect("the help tells them");
+    let page = Page::read("docs/operating.md");
+    for code in codes.split("; ") {
+        let (number, meaning) = code.split_once(' ').expect("a code and what it means");
+        let row = format!("| {number} | {meaning} |");
+        assert!(page.prose.contains(&row), "{row}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fields_that_programs_get_are_told() {
+    let cluster = Cluster::start(Options { nodes: 1, ..Options::default() }).await;
+    let mut client = cluster.client(0).await;
+    let id = client.id().await;
+    let api = cluster.node(0).at("api").to_string();
+    let page = Page::read("docs/operating.md");
+    let told: BTreeSet<_> = page.code().map(|(_, code)| code.to_owned()).collect();
+    for command in ["cluster status", "connections list", &format!("connections get {id}")] {
+        let words = command.split(' ').chain(["--json", "--api", &api]);
+        let output = Command::new(binary()).args(words).output();
+        let output = output.expect("the binary can be started");
+        let json: Value = serde_json::from_slice(&output.stdout).expect("a line of JSON");
+        let mut fields = BTreeSet::new();
+        gather(&json, &mut fields);
+        assert!(fields.len() > 5, "{json}");
+        let untold: Vec<_> = fields.difference(&told).collect();
+        assert!(untold.is_empty(), "docs/operating.md does not tell of {untold:?}");
+    }
+}
+
+fn gather(json: &Value, fields: &mut BTreeSet<String>) {
+    match json {
+        Value::Object(members) => {
+            for (name, value) in members {
+                fields.insert(name.clone());
+                gather(value, fields);
+            }
+        }
+        Value::Array(elements) => elements.iter().for_each(|element| gather(element, fields)),
+        _ => (),
+    }
 }
 
 #[test]
