@@ -83,6 +83,26 @@ async fn nodes_are_given_papers_and_asked_for_their_health() {
 }
 
 #[tokio::test]
+async fn files_are_looked_for_beside_the_configuration_that_names_them() {
+    let folder = TempDir::with_prefix("posthorn-").unwrap();
+    let certs = ["certs", "--cluster", "chat", "--nodes", "1", "--dir"];
+    succeed(Command::new(binary()).args(certs).arg(folder.path().join("papers"))).await;
+    let config = folder.path().join("node.yaml");
+    let text = "node: { id: 0, data_dir: data }\n\
+        cluster: { name: chat, initial_voters: [{ id: 0, address: \"127.0.0.1:1\" }] }\n\
+        fabric:\n  listen: \"127.0.0.1:0\"\n  advertise: \"127.0.0.1:1\"\n  \
+          ca_file: papers/nodes/ca.pem\n  cert_file: papers/nodes/node-{id}.pem\n  \
+          key_file: papers/nodes/node-{id}.key\n\
+        edge:\n  listen: \"127.0.0.1:0\"\n  tls:\n    \
+          cert_file: papers/nodes/node-0.pem\n    key_file: papers/nodes/node-0.key\n\
+        api: { listen: \"127.0.0.1:0\" }\nadmin: { listen: \"127.0.0.1:0\" }\n";
+    std::fs::write(&config, text).unwrap();
+    // From wherever it is started.
+    let node = Process::start(&config).await;
+    assert!(folder.path().join("data").exists(), "{}", node.log());
+}
+
+#[tokio::test]
 async fn the_manifests_say_what_the_chart_says() {
     let Some(kubernetes) = tools::kubernetes().await else { return };
     let render = async |folder: &str, settings: &[&str]| {

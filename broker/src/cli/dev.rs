@@ -151,10 +151,10 @@ impl Plan {
     }
 
     fn config(&self, node: &PlannedNode, arguments: &DevArguments) -> String {
-        let folder = self.folder.display();
         let PlannedNode { id, edge, api, admin, fabric } = node;
+        // Its files lie beside it.
         let mut text = format!(
-            "node: {{ id: {id}, data_dir: \"{folder}/node-{id}\" }}\n\
+            "node: {{ id: {id}, data_dir: node-{id} }}\n\
              cluster:\n  name: {CLUSTER}\n  initial_voters:\n"
         );
         // The others find the cluster by these.
@@ -165,8 +165,7 @@ impl Plan {
         let _ = write!(
             text,
             "fabric:\n  listen: \"{fabric}\"\n  advertise: \"{fabric}\"\n  \
-               ca_file: \"{folder}/ca.pem\"\n  cert_file: \"{folder}/node-{id}.pem\"\n  \
-               key_file: \"{folder}/node-{id}.key\"\n\
+               ca_file: ca.pem\n  cert_file: node-{id}.pem\n  key_file: node-{id}.key\n\
              edge: {{ listen: \"{edge}\", insecure: true }}\n\
              api: {{ listen: \"{api}\", insecure: true }}\n\
              admin: {{ listen: \"{admin}\", insecure: true }}\n\

@@ -205,7 +205,7 @@ impl Config {
             usage::believe(&written.api_keys, &written.usage_plans, is_stage, &secrets)
                 .map_err(|fault| ConfigError::of_section(path, fault))?;
         let Written {
-            node,
+            mut node,
             cluster,
             fabric,
             mut edge,
@@ -217,7 +217,8 @@ impl Config {
             aws,
             ..
         } = written;
-        let (cluster, fabric) = (cluster.filled(), fabric.filled(node.id));
+        let (cluster, fabric) = (cluster.filled(), fabric.filled(node.id).found_from(folder));
+        node.data_dir = folder.join(node.data_dir);
         edge.tls = edge.tls.map(|tls| tls.found_from(folder));
         api.tls = api.tls.map(|tls| tls.found_from(folder));
         let aws = aws

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::Deserialize;
@@ -22,7 +22,7 @@ pub struct NodeSettings {
     /// the number that ends the host's name, as a StatefulSet gives it.
     #[serde(deserialize_with = "node_id")]
     pub id: NodeId,
-    /// What must survive a restart. Two processes cannot share one.
+    /// What must survive a restart, relative to this file. Two processes cannot share one.
     pub data_dir: PathBuf,
     /// Room that the disk of the data directory is to have. With less, the node does not start, and
     /// one that runs takes its leave as if it were asked to end, if the others can do without it.
@@ -107,7 +107,8 @@ pub struct FabricSettings {
     /// Host and port where the other nodes reach this one. Here and in the names of its files, `{id}`
     /// stands for this node's ID, so that one configuration fits all.
     pub advertise: Arc<str>,
-    /// PEM. Who shows a certificate signed by it and naming a node of this cluster is a node.
+    /// PEM. Who shows a certificate signed by it and naming a node of this cluster is a node. Here and
+    /// below, relative to this file.
     pub ca_file: PathBuf,
     /// PEM, for `node-{id}.{cluster name}`, for server and client use.
     pub cert_file: PathBuf,
@@ -289,12 +290,24 @@ impl FabricSettings {
     /// With this node's ID in the place of its placeholders.
     pub(super) fn filled(mut self, id: NodeId) -> FabricSettings {
         self.advertise = fill(&self.advertise, id).into();
-        for file in [&mut self.ca_file, &mut self.cert_file, &mut self.key_file] {
+        for file in self.files() {
             if let Some(written) = file.to_str() {
                 *file = fill(written, id).into();
             }
         }
         self
+    }
+
+    /// Relative paths are taken from where the configuration lies.
+    pub(super) fn found_from(mut self, folder: &Path) -> FabricSettings {
+        for file in self.files() {
+            *file = folder.join(&*file);
+        }
+        self
+    }
+
+    fn files(&mut self) -> [&mut PathBuf; 3] {
+        [&mut self.ca_file, &mut self.cert_file, &mut self.key_file]
     }
 }
 
