@@ -63,6 +63,8 @@ async fn play(path: &str, place: u32) {
     stage.leave().await;
 }
 
+const EXAMPLE: &str = "cargo run -p posthorn-chaos --example backend --";
+
 struct Stage {
     terminals: BTreeMap<String, Terminal>,
     /// In the place of 127.0.0.1.
@@ -109,7 +111,10 @@ impl Stage {
                     command.push('\n');
                     command.push_str(lines.next().unwrap_or_default());
                 }
-                // The binary is built already, and every test has an address of its own.
+                // What is to be built is built already, and every test has an address of its own.
+                let example = binary().with_file_name("examples").join("backend");
+                let example = example.display().to_string();
+                command = command.replace(EXAMPLE, &example);
                 if command.starts_with("posthorn dev") {
                     command.push_str(&format!(" --ip {address}"));
                 }
