@@ -1,19 +1,91 @@
-//! Nodes whose own machine gives them little.
+//! Nodes whose own machine fails them: its power, or its memory.
 
 #![expect(clippy::unwrap_used, reason = "what is not as expected is to end a test")]
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
+use nix::sys::signal::Signal;
+use posthorn_chaos::backend::{Backend, backend_api};
 use posthorn_chaos::cgroup::ControlGroup;
+use posthorn_chaos::client::Client;
 use posthorn_chaos::cluster::{Cluster, Options};
 use posthorn_chaos::eventually;
 use posthorn_chaos::management::Management;
+use posthorn_chaos::power::{Loss, Power};
 use posthorn_chaos::process::Launch;
 use posthorn_chaos::raw::{self, HANDSHAKE, frame, next_frame};
+use serde_json::Value;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpSocket, TcpStream};
+use tokio::task::JoinSet;
 
 const MIB: u64 = 1024 * 1024;
+const TERM: &str = "posthorn_raft_term";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_power_cut_on_all_nodes_costs_no_vote_and_nobody_who_was_let_in() {
+    let backend = Backend::start(|_| (200, String::new())).await;
+    let apis = backend_api(&backend.url());
+    let mut cluster = Cluster::prepare(Options { apis, ..Options::default() });
+    let mut power = Power::build(cluster.folder(), 1);
+    let all = [0, 1, 2];
+    for node in all {
+        cluster.equip(node, power.environment(&cluster.data_dir(node)));
+        cluster.spawn(node).await;
+    }
+    for (first, loss) in [(0, Loss::All), (1, Loss::Some)] {
+        for node in all {
+            cluster.wait_ready(node).await;
+        }
+        let mut let_in = BTreeSet::new();
+        let mut clients = JoinSet::new();
+        for node in all {
+            clients.spawn(connect_for_ever(cluster.url(node)));
+        }
+        while let_in.len() < 60 {
+            let_in.insert(id_in(&backend.event_of("CONNECT").await));
+        }
+        let term = cluster.metric(first, TERM).await.unwrap();
+        let processes = all.map(|node| cluster.take(node));
+        for process in &processes {
+            process.signal(Signal::SIGKILL);
+        }
+        for process in processes {
+            process.wait().await;
+        }
+        drop(clients);
+        for node in all {
+            power.cut(&cluster.data_dir(node), loss);
+        }
+        let_in.extend(backend.drain().await.iter().map(id_in));
+
+        // By itself it knows only what is on its disk.
+        cluster.spawn(first).await;
+        eventually("the term that it knew", || async {
+            (cluster.metric(first, TERM).await? >= term).then_some(())
+        })
+        .await;
+        for node in all.into_iter().filter(|node| *node != first) {
+            cluster.spawn(node).await;
+        }
+        while !let_in.is_empty() {
+            let_in.remove(&id_in(&backend.event_of("DISCONNECT").await));
+        }
+    }
+}
+
+/// Clients that come one after the other and stay, until nobody answers.
+async fn connect_for_ever(url: String) {
+    let mut clients = Vec::new();
+    while let Ok(client) = Client::connect(&url).await {
+        clients.push(client);
+    }
+}
+
+fn id_in(event: &Value) -> String {
+    event["requestContext"]["connectionId"].as_str().unwrap().to_owned()
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_has_little_memory_turns_clients_away_and_is_not_killed() {

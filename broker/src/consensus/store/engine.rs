@@ -4,9 +4,12 @@
 //! what nothing points to any more. From then on it may not be able to do without that file: asked to,
 //! it can come up empty, and wipe what it did not find. So there is a copy of it.
 //!
+//! What sled's settings are it writes to `conf`, and never syncs it.
+//!
 //! Invariants:
 //!
 //! * While sled is open, there is a second file that is equal to its `snap.*`, and on the disk.
+//! * Once it is open, its settings are on the disk.
 //! * Damage is an answer and never a panic.
 
 use std::fs::{self, File};
@@ -27,6 +30,7 @@ const CACHE_BYTES: u64 = 64 * 1024 * 1024;
 /// so that nobody else can have it.
 const LOCK_TRIES: u32 = 100;
 const LOCK_PAUSE: Duration = Duration::from_millis(20);
+const SETTINGS: &str = "conf";
 const SNAPSHOT_PREFIX: &str = "snap.";
 const UNFINISHED_SUFFIX: &str = ".generating";
 
@@ -34,11 +38,13 @@ const UNFINISHED_SUFFIX: &str = ".generating";
 pub(super) fn open(log_dir: &Path, copy_dir: &Path) -> Result<sled::Db, Trouble> {
     fs::create_dir_all(copy_dir)?;
     restore_lost(log_dir, copy_dir)?;
+    remove_torn_settings(log_dir)?;
     let db = match try_open(log_dir) {
         Err(Trouble::Damaged(damage)) => open_from_copy(log_dir, copy_dir, damage)?,
         opened => opened?,
     };
     copy_snapshot(log_dir, copy_dir)?;
+    File::open(log_dir.join(SETTINGS))?.sync_all()?;
     Ok(db)
 }
 
@@ -69,6 +75,24 @@ fn restore_lost(log_dir: &Path, copy_dir: &Path) -> io::Result<()> {
         copy_file(&copy, log_dir)?;
     }
     Ok(())
+}
+
+/// What a power cut left of them, sled would not open with. It writes them anew, as they were: all our
+/// stores have the same.
+fn remove_torn_settings(log_dir: &Path) -> io::Result<()> {
+    let path = log_dir.join(SETTINGS);
+    let settings = match fs::read(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        settings => settings?,
+    };
+    let is_whole = settings
+        .split_last_chunk()
+        .is_some_and(|(text, checksum)| crc32fast::hash(text) == u32::from_le_bytes(*checksum));
+    if is_whole {
+        return Ok(());
+    }
+    warn!(path = %path.display(), "sled's settings are damaged; they are written anew");
+    fs::remove_file(path)
 }
 
 fn open_from_copy(log_dir: &Path, copy_dir: &Path, damage: Damage) -> Result<sled::Db, Trouble> {

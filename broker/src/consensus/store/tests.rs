@@ -229,6 +229,20 @@ async fn a_damaged_snapshot_of_sled_is_replaced_by_its_copy() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn settings_of_sled_that_a_power_cut_left_torn_are_written_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    fill(dir.path()).await;
+    let before = contents(&mut open(dir.path())).await;
+    let path = dir.path().join("log/conf");
+    let whole = fs::read(&path).unwrap();
+    for torn in [&[][..], &[0; 58], &whole[..20]] {
+        fs::write(&path, torn).unwrap();
+        assert_eq!(contents(&mut open(dir.path())).await, before);
+        assert_eq!(fs::read(&path).unwrap(), whole);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_log_that_was_emptied_is_not_taken_for_a_new_one() {
     let dir = tempfile::tempdir().unwrap();
     fill(dir.path()).await;
