@@ -48,6 +48,11 @@ async fn a_node_is_restarted_as_it_says() {
     play("docs/upgrading.md", 5).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_is_removed_as_it_says() {
+    play("docs/operating.md", 6).await;
+}
+
 /// Plays all terminals of a page. What it names by loopback addresses is at one of the test's own.
 async fn play(path: &str, place: u32) {
     let page = Page::read(path);
