@@ -8,7 +8,7 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt as _;
 
-use crate::cli::Exit;
+use crate::cli::{Exit, advice, print};
 
 const TOKEN_VARIABLE: &str = "POSTHORN_TOKEN";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -46,16 +46,14 @@ impl ApiArguments {
         let prepared = authorization(self.token_file.as_deref())
             .and_then(|authorization| Ok((authorization, self.endpoint()?)));
         let (authorization, endpoint) = prepared.map_err(|error| {
-            eprintln!("posthorn: {error}");
+            print::failure(&error, None);
             Exit::Usage
         })?;
         let channel = endpoint.connect().await.map_err(|error| {
             let cause = std::error::Error::source(&error).map(ToString::to_string);
-            eprintln!(
-                "posthorn: cannot reach {}: {}",
-                self.api,
-                cause.unwrap_or(error.to_string())
-            );
+            let cause = cause.unwrap_or(error.to_string());
+            let what = format!("cannot reach {}: {cause}", self.api);
+            print::failure(&what, Some(advice::of_api(self.ca_file.is_some())));
             Exit::Unavailable
         })?;
         Ok(Access { channel, authorization })
@@ -114,7 +112,8 @@ fn authorization(token_file: Option<&Path>) -> Result<Option<AsciiMetadataValue>
 pub(super) fn tell(status: &Status) -> Exit {
     let reason = status.get_details_error_info().map(|info| info.reason);
     let reason = reason.unwrap_or_else(|| status.code().to_string());
-    eprintln!("posthorn: {reason}: {}", status.message());
+    let what = format!("{reason}: {}", print::plain(status.message()));
+    print::failure(&what, advice::of_reason(&reason));
     match status.code() {
         Code::NotFound => Exit::Gone,
         Code::InvalidArgument => Exit::Usage,

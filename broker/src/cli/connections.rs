@@ -66,6 +66,7 @@ pub(super) struct ListArguments {
 pub(super) struct GetArguments {
     #[command(flatten)]
     api: ApiArguments,
+    /// As the list shows it.
     connection_id: String,
     /// Print one line of JSON.
     #[arg(long)]
@@ -76,6 +77,7 @@ pub(super) struct GetArguments {
 pub(super) struct CloseArguments {
     #[command(flatten)]
     api: ApiArguments,
+    /// As the list shows it.
     connection_id: String,
     /// The WebSocket close code that the client is sent: 1000 to 1003, 1007 to 1014 or 3000 to 4999.
     #[arg(long, default_value_t = 1000)]

@@ -7,10 +7,11 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use posthorn_core::ids::{ClusterName, NodeId, NotAClusterName};
+use serde_json::{Value, json};
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::cli::{DevArguments, Exit, health};
+use crate::cli::{DevArguments, Exit, health, print};
 use crate::fabric::{DevAuthority, DevAuthorityError};
 
 const CLUSTER: &str = "dev";
@@ -61,12 +62,31 @@ struct Interrupts {
     terminate: Signal,
 }
 
+impl DevError {
+    fn advice(&self) -> Option<&'static str> {
+        match self {
+            DevError::Ended { .. } => {
+                Some("what it said stands above; is a port in use? --base-port")
+            }
+            DevError::NotReady => {
+                Some("a busy machine may take longer: try again, or with fewer --nodes")
+            }
+            DevError::Ports(_)
+            | DevError::File { .. }
+            | DevError::Authority(_)
+            | DevError::Name(_)
+            | DevError::Spawn(_)
+            | DevError::Killed => None,
+        }
+    }
+}
+
 pub(super) async fn dev(arguments: &DevArguments) -> Exit {
     let temporary = arguments.data_dir.is_none();
     let plan = match Plan::new(arguments) {
         Ok(plan) => plan,
         Err(error) => {
-            eprintln!("posthorn: {error}");
+            print::failure(&error.to_string(), None);
             return Exit::Usage;
         }
     };
@@ -78,7 +98,7 @@ pub(super) async fn dev(arguments: &DevArguments) -> Exit {
     match result {
         Ok(()) => Exit::Success,
         Err(error) => {
-            eprintln!("posthorn: {error}");
+            print::failure(&error.to_string(), error.advice());
             Exit::Failed
         }
     }
@@ -113,7 +133,11 @@ impl Plan {
         };
         let result = match ready {
             Some(Ok(())) => {
-                print!("{}", self.describe(arguments));
+                // Who reads no more of it may still use the cluster.
+                let _ = match arguments.json {
+                    true => print::json(&self.as_json()),
+                    false => print::text(&self.describe(arguments)),
+                };
                 self.watch(&mut children, &mut interrupts).await;
                 Ok(())
             }
@@ -201,6 +225,18 @@ impl Plan {
         }
     }
 
+    /// The names are documented with the command: programs rely on them.
+    fn as_json(&self) -> Value {
+        let nodes = self.nodes.iter().map(|node| {
+            let PlannedNode { id, edge, api, admin, fabric: _ } = node;
+            json!({
+                "node": id, "url": format!("ws://{edge}/dev"), "api": api.to_string(),
+                "admin": admin.to_string(),
+            })
+        });
+        json!({ "nodes": nodes.collect::<Vec<_>>(), "folder": self.folder })
+    }
+
     fn describe(&self, arguments: &DevArguments) -> String {
         let mut text = String::from("posthorn: the cluster is ready\n\n");
         for PlannedNode { id, edge, api, admin, .. } in &self.nodes {
@@ -232,10 +268,11 @@ impl Plan {
                 () = interrupts.next() => return,
             };
             children.retain(|(child, _)| *child != id);
-            eprintln!(
-                "posthorn: node {id} ended with {status}; to have it back: posthorn serve --config {}",
+            let next = format!(
+                "to have it back: posthorn serve --config {}",
                 self.config_path(id).display()
             );
+            print::failure(&format!("node {id} ended with {status}"), Some(&next));
         }
     }
 }

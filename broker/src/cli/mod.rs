@@ -1,8 +1,11 @@
 //! The door: arguments, subcommands, exit codes.
 
 mod access;
+mod advice;
 mod certs;
 mod cluster;
+mod completions;
+mod config;
 mod connect;
 mod connections;
 mod dev;
@@ -12,15 +15,17 @@ mod node;
 mod post;
 mod print;
 mod serve;
+mod version;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
 use posthorn_core::ids::{ClusterName, NotAClusterName};
 
 use access::ApiArguments;
 use cluster::ClusterCommand;
+use config::ConfigCommand;
 use connections::ConnectionsCommand;
 pub use exit::Exit;
 use node::NodeCommand;
@@ -57,16 +62,20 @@ enum Command {
     },
     /// Say whether a configuration would be accepted.
     Check {
+        /// The node's configuration, in YAML.
         #[arg(value_name = "FILE")]
         config: PathBuf,
+        /// Print JSON: `file`, `good`, `error`.
+        #[arg(long)]
+        json: bool,
     },
+    /// See the configuration that a node would have.
+    #[command(subcommand)]
+    Config(ConfigCommand),
     /// Run a cluster on this machine, with an API at /dev.
     Dev(DevArguments),
     /// Open a WebSocket and talk: a line you type is a message.
-    Connect {
-        /// As in ws://127.0.0.1:8080/dev
-        url: String,
-    },
+    Connect(ConnectArguments),
     /// Send a message to a client, through any node.
     Post(PostArguments),
     /// See and close connections, through any node.
@@ -82,6 +91,28 @@ enum Command {
     Health(HealthArguments),
     /// Make certificates for the nodes of a cluster, or make them anew before they expire.
     Certs(CertsArguments),
+    /// Print a script that has a shell complete this command line.
+    ///
+    /// For bash, in ~/.bashrc: source <(posthorn completions bash)
+    Completions {
+        /// Whose.
+        shell: clap_complete::Shell,
+    },
+    /// Say which release this is.
+    Version {
+        /// Print JSON: `version`, `protocol_version_min`, `protocol_version_max`.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(clap::Args)]
+struct ConnectArguments {
+    /// As in ws://127.0.0.1:8080/dev
+    url: String,
+    /// Print a line of JSON for each message: `text`, or `binary` in base64; and for the end: `closed`.
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(clap::Args)]
@@ -102,6 +133,9 @@ struct DevArguments {
     /// The address at which all nodes listen.
     #[arg(long, default_value = "127.0.0.1", value_name = "IP")]
     ip: std::net::IpAddr,
+    /// Once the cluster is ready, print JSON: `nodes` (`node`, `url`, `api`, `admin`), `folder`.
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(clap::Args)]
@@ -118,6 +152,9 @@ struct PostArguments {
     /// How far the message must get before the command succeeds.
     #[arg(long, value_enum, default_value_t = WaitFor::Accepted)]
     wait_for: WaitFor,
+    /// Print JSON: `connection_id`, `done`.
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(clap::Args)]
@@ -128,6 +165,9 @@ struct HealthArguments {
     /// Ask instead whether it is ready, that is, part of a quorum.
     #[arg(long)]
     ready: bool,
+    /// Print JSON: `admin`, `alive` or `ready`, `status`.
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(clap::Args)]
@@ -145,6 +185,9 @@ struct CertsArguments {
     /// How long the nodes' certificates are good for.
     #[arg(long, default_value_t = 365, value_parser = clap::value_parser!(u16).range(1..=3650))]
     days: u16,
+    /// Print JSON: `cluster`, `nodes_dir`, `nodes`, `days`, `authority_key_file`.
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -157,13 +200,18 @@ enum WaitFor {
     Answered,
 }
 
+/// The command line, for who documents it.
+pub fn command() -> clap::Command {
+    Arguments::command()
+}
+
 /// Runs the command line of this process.
 pub fn run() -> ExitCode {
     let arguments = Arguments::parse();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("posthorn: cannot start: {error}");
+            print::failure(&format!("cannot start: {error}"), None);
             return Exit::Failed.into();
         }
     };
@@ -173,15 +221,18 @@ pub fn run() -> ExitCode {
                 let versions = protocol_versions.unwrap_or(PROTOCOL_VERSIONS);
                 Box::pin(serve::serve(&config, versions, end_with_stdin)).await
             }
-            Command::Check { config } => serve::check(&config),
+            Command::Check { config, json } => serve::check(&config, json),
+            Command::Config(command) => config::run(&command),
             Command::Dev(arguments) => dev::dev(&arguments).await,
-            Command::Connect { url } => connect::connect(&url).await,
+            Command::Connect(arguments) => connect::connect(&arguments).await,
             Command::Post(arguments) => post::post(arguments).await,
             Command::Connections(command) => connections::run(command).await,
             Command::Cluster(command) => cluster::run(command).await,
             Command::Node(command) => node::run(command).await,
             Command::Health(arguments) => health::health(&arguments).await,
             Command::Certs(arguments) => certs::certs(&arguments),
+            Command::Completions { shell } => completions::completions(shell),
+            Command::Version { json } => version::version(json),
         }
     });
     // Reading standard input cannot be called off.

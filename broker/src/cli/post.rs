@@ -4,12 +4,13 @@ use bytes::Bytes;
 use posthorn_proto::v1::connection_service_client::ConnectionServiceClient;
 use posthorn_proto::v1::post_to_connection_request::Payload;
 use posthorn_proto::v1::{PostToConnectionRequest, WaitFor as Wire};
+use serde_json::json;
 
 use crate::cli::access::tell;
-use crate::cli::{Exit, PostArguments, WaitFor};
+use crate::cli::{Exit, PostArguments, WaitFor, print};
 
 pub(super) async fn post(arguments: PostArguments) -> Exit {
-    let PostArguments { api, connection_id, message, binary, wait_for } = arguments;
+    let PostArguments { api, connection_id, message, binary, wait_for, json } = arguments;
     let access = match api.connect().await {
         Ok(access) => access,
         Err(exit) => return exit,
@@ -19,15 +20,19 @@ pub(super) async fn post(arguments: PostArguments) -> Exit {
         false => Payload::Text(message),
     };
     let request = access.request(PostToConnectionRequest {
-        connection_id,
+        connection_id: connection_id.clone(),
         payload: Some(payload),
         wait_for: wait_for.wire().into(),
         idempotency_key: String::new(),
     });
     match ConnectionServiceClient::new(access.channel).post_to_connection(request).await {
         Ok(_) => {
-            println!("{}", wait_for.as_past());
-            Exit::Success
+            let done = wait_for.as_past();
+            let printed = match json {
+                true => print::json(&json!({ "connection_id": connection_id, "done": done })),
+                false => print::line(done),
+            };
+            printed.err().unwrap_or(Exit::Success)
         }
         Err(status) => tell(&status),
     }

@@ -1,6 +1,6 @@
 //! What commands print: JSON for programs, tables for people.
 
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, Write as _};
 
 use serde_json::Value;
 
@@ -13,7 +13,7 @@ pub(super) fn text(text: &str) -> Result<(), Exit> {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(Exit::Success),
         Err(error) => {
-            eprintln!("posthorn: standard output: {error}");
+            failure(&format!("standard output: {error}"), None);
             Err(Exit::Failed)
         }
     }
@@ -26,6 +26,19 @@ pub(super) fn line(text: &str) -> Result<(), Exit> {
 /// One line.
 pub(super) fn json(value: &Value) -> Result<(), Exit> {
     line(&value.to_string())
+}
+
+/// Tells the user what did not work, and what to do next, where anybody knows.
+pub(super) fn failure(what: &str, next: Option<&str>) {
+    let name = match is_coloured_at(&io::stderr()) {
+        true => format!("\x1b[{}mposthorn:\x1b[0m", Colour::Red as u8),
+        false => "posthorn:".to_owned(),
+    };
+    // Who does not read what went wrong still has the exit code.
+    let _ = writeln!(io::stderr(), "{name} {what}");
+    if let Some(next) = next {
+        let _ = writeln!(io::stderr(), "  {next}");
+    }
 }
 
 /// Columns, each as wide as its widest cell.
@@ -104,7 +117,11 @@ impl<T: ToString> From<Option<T>> for Cell {
 
 /// Whether colours are of use: a person looks at a terminal, and has not said no (no-color.org).
 pub(super) fn is_coloured() -> bool {
-    io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|no| no.is_empty())
+    is_coloured_at(&io::stdout())
+}
+
+fn is_coloured_at(stream: &impl io::IsTerminal) -> bool {
+    stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|no| no.is_empty())
 }
 
 /// What other machines said, without what could move a terminal's cursor.

@@ -2,50 +2,53 @@
 
 use std::path::Path;
 
+use serde_json::json;
 use tokio::io::AsyncReadExt as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use crate::cli::Exit;
+use crate::cli::{Exit, print};
 use crate::config::Config;
 use crate::draining::Draining;
 use crate::fabric::ProtocolVersions;
 use crate::node::{Node, NodeError};
 use crate::telemetry::start_log;
 
-pub(super) fn check(path: &Path) -> Exit {
+pub(super) fn check(path: &Path, is_json: bool) -> Exit {
     let checked = Config::load(path).map_err(|error| error.to_string()).and_then(|config| {
         Node::check(&config).map_err(|error| format!("{}: {error}", path.display()))
     });
-    match checked {
-        Ok(()) => {
-            println!("{}: good", path.display());
-            Exit::Success
-        }
-        Err(error) => {
-            eprintln!("posthorn: {error}");
-            Exit::Usage
-        }
+    let printed = match (&checked, is_json) {
+        (_, true) => print::json(
+            &json!({ "file": path, "good": checked.is_ok(), "error": checked.as_ref().err() }),
+        ),
+        (Ok(()), false) => print::line(&format!("{}: good", path.display())),
+        (Err(_), false) => Ok(()),
+    };
+    if let Err(error) = checked {
+        print::failure(&error, None);
+        return Exit::Usage;
     }
+    printed.err().unwrap_or(Exit::Success)
 }
 
 pub(super) async fn serve(path: &Path, versions: ProtocolVersions, end_with_stdin: bool) -> Exit {
     let config = match Config::load(path) {
         Ok(config) => config,
         Err(error) => {
-            eprintln!("posthorn: {error}");
+            print::failure(&error.to_string(), None);
             return Exit::Usage;
         }
     };
     if let Err(error) = start_log(&config.log) {
-        eprintln!("posthorn: {}: {error}", path.display());
+        print::failure(&format!("{}: {error}", path.display()), None);
         return Exit::Usage;
     }
     match run(config, versions, end_with_stdin).await {
         Ok(()) => Exit::Success,
         Err(error) => {
-            eprintln!("posthorn: {error}");
+            print::failure(&error.to_string(), None);
             match error {
                 NodeError::Listen { .. } => Exit::Unavailable,
                 NodeError::Fabric(_) | NodeError::Tls { .. } => Exit::Usage,

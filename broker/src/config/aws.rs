@@ -6,20 +6,26 @@ use std::sync::Arc;
 
 use hyper::Uri;
 use posthorn_core::auth::sigv4;
+use posthorn_derive::Setting;
 use serde::Deserialize;
 
 use crate::config::source;
 
 /// As the section `aws` has it. A key that is missing is looked for where AWS's own tools look, in
 /// the environment: `AWS_REGION`, `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_SESSION_TOKEN`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, Setting)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct WrittenAws {
+    /// Of the functions that are called, and in ARNs and host names of the APIs.
+    #[setting(default = "us-east-1")]
     region: Option<String>,
     /// Twelve digits: the owner of the APIs, in the ARNs that authorizers get and policies name.
+    #[setting(default = "000000000000")]
     account_id: Option<String>,
-    /// Where Lambda's Invoke API is served, if not at AWS.
+    /// Where Lambda's Invoke API is served, if not at AWS: an `http` or `https` URL.
+    #[setting(secret = Address)]
     lambda_endpoint: Option<String>,
+    /// What calls of functions are signed with, with the secret beside it. Without both, they are not.
     access_key_id: Option<String>,
     /// A file that holds the secret access key and nothing else; relative to the configuration.
     secret_access_key_file: Option<PathBuf>,

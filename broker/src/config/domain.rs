@@ -7,6 +7,7 @@ use std::sync::Arc;
 use posthorn_core::address::{
     Addresses, ApiAddresses, DomainName, MappingKey, NotADomainName, NotAMappingKey, Target,
 };
+use posthorn_derive::Setting;
 use serde::Deserialize;
 use serde_saphyr::Spanned;
 
@@ -15,19 +16,23 @@ use crate::config::source::{ConfigError, Fault};
 
 /// The mappings of a domain name: `ws.example.com`, or `*.example.com` for every name with one label
 /// more.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, Setting)]
 #[serde(deny_unknown_fields)]
 pub(super) struct WrittenDomainName {
+    /// Where its paths lead.
     api_mappings: Vec<WrittenApiMapping>,
 }
 
-#[derive(Debug, Deserialize)]
+/// A stage, and which paths of the domain name lead to it.
+#[derive(Debug, Deserialize, Setting)]
 #[serde(deny_unknown_fields)]
 struct WrittenApiMapping {
     /// How paths begin that are mapped, without a slash before it. All do where it is missing or
     /// empty. Of several that fit, the longest counts.
     api_mapping_key: Option<Spanned<String>>,
+    /// The API that they lead to.
     api_id: Spanned<String>,
+    /// The API's stage.
     stage: Spanned<String>,
 }
 

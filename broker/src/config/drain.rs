@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use posthorn_core::close::CloseFrame;
+use posthorn_derive::Setting;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, Unexpected};
 
@@ -11,7 +12,7 @@ use crate::config::values::Pause;
 /// What a node does when it is asked to end, by SIGTERM or by command. Whoever kills it has to leave
 /// it time for all of this: `grace_s`, `window_s`, `edge.close_timeout_ms`, `disconnect_timeout_s`,
 /// and ten seconds.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Setting)]
 #[serde(deny_unknown_fields, default)]
 pub struct DrainSettings {
     /// From when `/readyz` says no until clients are turned away, so that load balancers have
@@ -22,8 +23,11 @@ pub struct DrainSettings {
     pub window_s: Pause,
     /// What their Close frames say.
     #[serde(deserialize_with = "close_code")]
+    #[setting(words = "1000 to 1003, 1007 to 1014, or 3000 to 4999")]
     pub close_code: u16,
+    /// The reason beside the code.
     #[serde(deserialize_with = "close_reason")]
+    #[setting(words = "text, at most 123 bytes")]
     pub close_reason: Arc<str>,
     /// How long `$disconnect` calls are waited for once the last client has gone. What is left then
     /// is the other nodes' to call.

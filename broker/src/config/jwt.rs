@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use hyper::Uri;
 use posthorn_core::auth::jwt::{KeySet, Rules};
+use posthorn_derive::Setting;
 use serde::Deserialize;
 use serde_saphyr::Spanned;
 
@@ -25,8 +26,8 @@ pub enum KeySource {
     File(PathBuf),
 }
 
-/// A `jwt_configuration`.
-#[derive(Debug, Deserialize)]
+/// Who issues tokens, and what must be in them.
+#[derive(Debug, Deserialize, Setting)]
 #[serde(deny_unknown_fields)]
 pub(super) struct WrittenJwt {
     /// The claim `iss`, to the letter.
@@ -35,10 +36,12 @@ pub(super) struct WrittenJwt {
     audience: Spanned<Vec<String>>,
     /// Where the issuer publishes its keys. They are fetched when the first token comes, and again
     /// when they grow old or a token names a key that is not among them.
+    #[setting(secret = Address)]
     jwks_uri: Option<Spanned<String>>,
     /// The same in a file, relative to the configuration. It is read again when it changes.
     jwks_file: Option<Spanned<PathBuf>>,
-    /// How far the issuer's clock and ours may be apart.
+    /// How far the issuer's clock and ours may be apart, in seconds: at most 600.
+    #[setting(default = LEEWAY_DEFAULT_S)]
     leeway_s: Option<Spanned<u64>>,
 }
 

@@ -11,11 +11,13 @@ pub mod api;
 pub mod aws;
 mod domain;
 pub mod drain;
+pub mod effective;
 pub mod jwt;
 pub mod node;
 mod place;
 pub mod principals;
 pub mod reach;
+pub mod reference;
 mod secret;
 mod source;
 mod throttling;
@@ -32,7 +34,9 @@ use std::sync::Arc;
 use posthorn_core::address::Addresses;
 use posthorn_core::auth::throttle::Throttle;
 use posthorn_core::auth::usage_plan::UsagePlans;
+use posthorn_derive::Setting;
 use serde::Deserialize;
+use serde_json::Value;
 
 use crate::config::api::{Api, Surroundings, WrittenApi};
 use crate::config::aws::{AwsSettings, WrittenAws};
@@ -44,6 +48,7 @@ use crate::config::node::{
 };
 use crate::config::principals::{PrincipalSettings, WrittenPrincipal};
 use crate::config::reach::IntegrationsSettings;
+use crate::config::reference::Setting as _;
 use crate::config::secret::Secrets;
 pub use crate::config::source::ConfigError;
 use crate::config::throttling::WrittenThrottle;
@@ -75,24 +80,34 @@ pub struct Config {
     pub addresses: Arc<Addresses>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Setting)]
 #[serde(deny_unknown_fields)]
 struct Written {
+    /// Who this node is.
     node: NodeSettings,
+    /// What all nodes agree on.
     cluster: ClusterSettings,
+    /// Between nodes.
     fabric: FabricSettings,
+    /// For clients.
     #[serde(default)]
     edge: EdgeSettings,
+    /// For backends and operators.
     #[serde(default)]
     api: ApiSettings,
+    /// For Prometheus and probes.
     #[serde(default)]
     admin: AdminSettings,
+    /// How the node ends.
     #[serde(default)]
     drain: DrainSettings,
+    /// Whom backends' names may lead to.
     #[serde(default)]
     integrations: IntegrationsSettings,
+    /// The log.
     #[serde(default)]
     log: LogSettings,
+    /// Functions, and names in ARNs.
     #[serde(default)]
     aws: WrittenAws,
     /// Who may call the management API, by name.
@@ -102,7 +117,7 @@ struct Written {
     /// calls of the management API. As often as may be where it is missing.
     #[serde(default)]
     account: WrittenThrottle,
-    /// By their IDs.
+    /// API keys, by their IDs.
     #[serde(default)]
     api_keys: BTreeMap<Arc<str>, WrittenKey>,
     /// What API keys are good for, by their IDs.
@@ -142,6 +157,19 @@ impl Config {
             config.files.clone_from(&files);
         }
         (config.map_err(ConfigError::placed), files)
+    }
+
+    /// The configuration that a node would have, as it could be written, with what the environment says
+    /// and what is not written. Secrets are masked. What other files have (`api_files`) is not in it.
+    pub fn effective(path: &Path) -> Result<Value, ConfigError> {
+        Config::load(path)?;
+        let environment: Vec<_> = std::env::vars().collect();
+        let mut written: Written = source::read_with(path, &environment)?;
+        written.cluster = written.cluster.filled();
+        written.fabric = written.fabric.filled(written.node.id);
+        let mut value = written.written().unwrap_or_default();
+        reference::mask(&reference::sections(), &mut value);
+        Ok(value)
     }
 
     /// The sections that only take effect when a node starts, as far as they differ.

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use posthorn_derive::Setting;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, Unexpected, Visitor};
 
@@ -15,12 +16,13 @@ use posthorn_core::ids::{ClusterName, NodeId};
 use posthorn_core::proxies::{NotAnIpBlock, Proxies};
 
 /// Who this node is, and where its disk lies.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Setting)]
 #[serde(deny_unknown_fields)]
 pub struct NodeSettings {
     /// The node's ordinal, unique in the cluster and stable over restarts; or `hostname`, to take
     /// the number that ends the host's name, as a StatefulSet gives it.
     #[serde(deserialize_with = "node_id")]
+    #[setting(words = "whole number, or `hostname`")]
     pub id: NodeId,
     /// What must survive a restart, relative to this file. Two processes cannot share one.
     pub data_dir: PathBuf,
@@ -31,7 +33,7 @@ pub struct NodeSettings {
 }
 
 /// The cluster as every node of it must see it.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Setting)]
 #[serde(deny_unknown_fields)]
 pub struct ClusterSettings {
     /// Ends the name in every node's certificate: `node-{id}.{name}`.
@@ -45,20 +47,21 @@ pub struct ClusterSettings {
     #[serde(default)]
     pub peers: Vec<Arc<str>>,
     /// How many nodes vote: 1, 3 or 5, the lowest ordinals. The others learn, and serve as well.
-    /// Where it is missing, 3, or 5 if so many form the cluster: see [`ClusterSettings::voters_max`].
+    /// Where it is missing, 3, or 5 if so many form the cluster.
+    #[setting(words = "1, 3 or 5")]
     pub voters_max: Option<usize>,
     /// How long a voter may be away before a learner takes its place, and a learner before it is no
     /// longer a member. Longer than any restart takes.
     #[serde(default = "defaults::voter_absence_max_s")]
     pub voter_absence_max_s: Seconds,
-    /// Between two heartbeats of the Raft leader.
+    /// Between two heartbeats of the Raft leader, in milliseconds, as all that ends in `_ms`.
     #[serde(default = "defaults::heartbeat_ms")]
     pub heartbeat_ms: Millis,
     /// How long a voter hears nothing before it stands for election; up to a fifth more, by chance. At
     /// least 5 times the heartbeat.
     #[serde(default = "defaults::election_timeout_ms")]
     pub election_timeout_ms: Millis,
-    /// Between two beats of a run to the leader.
+    /// Between two beats of a run to the leader. At most a third of the lease.
     #[serde(default = "defaults::beat_ms")]
     pub beat_ms: Millis,
     /// How long a run may act without word from a leader that has a quorum.
@@ -72,12 +75,12 @@ pub struct ClusterSettings {
     /// counted and logged.
     #[serde(default = "defaults::disconnect_retry_max_s")]
     pub disconnect_retry_max_s: Seconds,
-    /// Log entries between two snapshots of the directory. A fifth of them is kept behind each, for
+    /// Log entries between two snapshots of the directory, at least 10. A fifth of them is kept behind each, for
     /// followers that are a little behind; who is further behind is given the snapshot.
     #[serde(default = "defaults::snapshot_entries")]
     pub snapshot_entries: u64,
     /// A snapshot is also taken when the entries since the last one take so many bytes, and no more
-    /// than that is kept behind it.
+    /// than that is kept behind it. At least 65,536.
     #[serde(default = "defaults::snapshot_bytes")]
     pub snapshot_bytes: u64,
 }
@@ -89,9 +92,11 @@ impl ClusterSettings {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+/// One of those that form the cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Setting)]
 #[serde(deny_unknown_fields)]
 pub struct Voter {
+    /// The node's `node.id`.
     #[serde(deserialize_with = "plain_node_id")]
     pub id: NodeId,
     /// Host and port of its fabric listener. `{id}` stands for its ID.
@@ -99,9 +104,10 @@ pub struct Voter {
 }
 
 /// Between nodes: QUIC with mutual TLS.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Setting)]
 #[serde(deny_unknown_fields)]
 pub struct FabricSettings {
+    /// Of the node's one UDP socket.
     #[serde(default = "defaults::fabric_listen")]
     pub listen: SocketAddr,
     /// Host and port where the other nodes reach this one. Here and in the names of its files, `{id}`
@@ -114,6 +120,7 @@ pub struct FabricSettings {
     pub cert_file: PathBuf,
     /// PEM.
     pub key_file: PathBuf,
+    /// Between two signs of life on a connection to a peer that is otherwise silent.
     #[serde(default = "defaults::keep_alive_ms")]
     pub keep_alive_ms: Millis,
     /// Without a sign of life, a connection to a peer is given up after this.
@@ -122,9 +129,10 @@ pub struct FabricSettings {
 }
 
 /// Where clients connect, and what they may do. API definitions may be stricter.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Setting)]
 #[serde(deny_unknown_fields, default)]
 pub struct EdgeSettings {
+    /// For WebSockets. Beyond loopback, it needs `tls` or `insecure`.
     pub listen: SocketAddr,
     /// Clients come over TLS (`wss`). Where it is missing, in plain text.
     pub tls: Option<TlsSettings>,
@@ -176,7 +184,7 @@ pub struct EdgeSettings {
     pub idle_timeout_s: Limit<Seconds>,
     /// However busy it is, a connection is closed with 1001 after this.
     pub lifetime_s: Limit<Seconds>,
-    /// By how much of itself, in per cent, a lifetime is shortened by chance, so that clients that
+    /// By how much of itself, in per cent and at most 90, a lifetime is shortened by chance, so that clients that
     /// came together do not leave together.
     pub lifetime_jitter_percent: u8,
     /// Between two Pings to a client.
@@ -200,7 +208,7 @@ pub struct EdgeSettings {
     pub outboxes_bytes_max: Limit<u64>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Setting)]
 #[serde(rename_all = "snake_case")]
 pub enum SlowClients {
     /// Posts to it are refused until it has read some.
@@ -219,9 +227,11 @@ impl EdgeSettings {
 }
 
 /// Where backends call.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Setting)]
 #[serde(deny_unknown_fields, default)]
 pub struct ApiSettings {
+    /// For gRPC, health checks and the `@connections` API. Beyond loopback, it needs `tls` and some
+    /// principal, or `insecure`.
     pub listen: SocketAddr,
     /// Calls come over TLS. Where it is missing, in plain text.
     pub tls: Option<TlsSettings>,
@@ -240,7 +250,7 @@ pub struct ApiSettings {
     pub stream_posts_in_flight_max: u32,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Setting)]
 #[serde(rename_all = "snake_case")]
 pub enum NonUtf8Payload {
     /// A text message, with U+FFFD where it is not UTF-8: as API Gateway has it.
@@ -250,24 +260,28 @@ pub enum NonUtf8Payload {
 }
 
 /// Where operators and Prometheus look.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Setting)]
 #[serde(deny_unknown_fields, default)]
 pub struct AdminSettings {
+    /// For `/metrics`, `/livez` and `/readyz`. Beyond loopback, it needs a principal with the permission
+    /// `*/*/admin`, or `insecure`.
     pub listen: SocketAddr,
     /// Everybody may read the metrics, also from other machines. Otherwise, beyond loopback, only
     /// principals with the permission `*/*/admin` may, by bearer token.
     pub insecure: bool,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+/// What the node writes to standard error.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Setting)]
 #[serde(deny_unknown_fields, default)]
 pub struct LogSettings {
     /// A filter as `tracing_subscriber::EnvFilter` reads it: `info`, `warn,posthorn=debug`.
     pub filter: String,
+    /// How a line looks.
     pub format: LogFormat,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Setting)]
 #[serde(rename_all = "snake_case")]
 pub enum LogFormat {
     /// For people.

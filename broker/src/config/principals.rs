@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use posthorn_core::auth::principal::{AccessKey, Permission, Principal, Principals, Proofs};
 use posthorn_core::auth::throttle::Throttle;
+use posthorn_derive::Setting;
 use serde::Deserialize;
 use serde_json::Value;
 use serde_saphyr::Spanned;
@@ -38,8 +39,8 @@ pub struct JwtRule {
     pub claims: BTreeMap<String, String>,
 }
 
-/// As the section `principals` has it, by name.
-#[derive(Debug, Deserialize)]
+/// Somebody who may call, by name.
+#[derive(Debug, Deserialize, Setting)]
 #[serde(deny_unknown_fields)]
 pub(super) struct WrittenPrincipal {
     /// `{api}/{stage}/{verb}`, where `*` and `?` are wildcards. The verbs are post, get, delete, list,
@@ -48,6 +49,7 @@ pub(super) struct WrittenPrincipal {
     permissions: Vec<Spanned<String>>,
     /// SHA-256 of bearer tokens, in hexadecimal: `printf %s TOKEN | sha256sum`.
     #[serde(default)]
+    #[setting(secret = Hash)]
     token_sha256: Vec<Spanned<String>>,
     /// What requests are signed with by Signature Version 4.
     #[serde(default)]
@@ -70,9 +72,11 @@ pub(super) struct WrittenPrincipal {
     throttling_burst_limit: Option<Spanned<u32>>,
 }
 
-#[derive(Debug, Deserialize)]
+/// A key, and one of the two places where its secret is.
+#[derive(Debug, Deserialize, Setting)]
 #[serde(deny_unknown_fields)]
 struct WrittenAccessKey {
+    /// What the signature names it by.
     access_key_id: Spanned<String>,
     /// A file that holds the secret and nothing else; relative to the configuration.
     secret_access_key_file: Option<Spanned<PathBuf>>,
@@ -80,9 +84,11 @@ struct WrittenAccessKey {
     secret_access_key_env: Option<Spanned<String>>,
 }
 
-#[derive(Debug, Deserialize)]
+/// Tokens of one issuer.
+#[derive(Debug, Deserialize, Setting)]
 #[serde(deny_unknown_fields)]
 struct WrittenToken {
+    /// Whose tokens.
     jwt_configuration: WrittenJwt,
     /// What the token must say, all of it: `{ sub: backend }`. A claim that is a list must have it.
     claims: Spanned<BTreeMap<String, String>>,

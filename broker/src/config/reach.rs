@@ -4,11 +4,12 @@ use std::net::IpAddr;
 use std::str::FromStr;
 
 use posthorn_core::proxies::{IpBlock, NotAnIpBlock};
+use posthorn_derive::Setting;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error};
 
 /// How a node reaches its backends: integrations, authorizers, and issuers of keys.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize, Setting)]
 #[serde(deny_unknown_fields, default)]
 pub struct IntegrationsSettings {
     /// Where none of them may be, whatever name leads there: IP addresses, or with `/` and how many
@@ -34,6 +35,12 @@ impl DeniedAddresses {
 
     pub fn contains(&self, address: IpAddr) -> bool {
         self.blocks.iter().any(|block| block.contains(address))
+    }
+
+    /// As they may be written.
+    pub(super) fn texts(&self) -> impl Iterator<Item = String> + '_ {
+        let own_listeners = self.own_listeners.then(|| OWN_LISTENERS.to_owned());
+        own_listeners.into_iter().chain(self.blocks.iter().map(ToString::to_string))
     }
 
     fn add(&mut self, text: &str) -> Result<(), NotAnIpBlock> {

@@ -1,6 +1,7 @@
 //! Rates and bursts, as written and as believed.
 
 use posthorn_core::auth::throttle::{Rate, Throttle};
+use posthorn_derive::Setting;
 use serde::Deserialize;
 use serde_saphyr::Spanned;
 
@@ -11,7 +12,7 @@ const RATE_MAX: f64 = 1_000_000.0;
 pub(super) const KEYS: [&str; 2] = ["throttling_rate_limit", "throttling_burst_limit"];
 
 /// Both or neither. Where one of them is 0, everything is refused.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, Setting)]
 #[serde(deny_unknown_fields)]
 pub(super) struct WrittenThrottle {
     /// How many a second, in the long run.

@@ -2,14 +2,16 @@
 
 use std::path::{Path, PathBuf};
 
+use posthorn_derive::Setting;
 use serde::Deserialize;
 
 /// All files are PEM, relative to the configuration, and are read again when they change.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Setting)]
 #[serde(deny_unknown_fields)]
 pub struct TlsSettings {
     /// The certificate first, then those between it and its authority.
     pub cert_file: PathBuf,
+    /// The certificate's key.
     pub key_file: PathBuf,
     /// Further certificates, for other names. A client gets the one for the name that it asks for
     /// (SNI), and where there is none for it, the one above.
@@ -19,24 +21,28 @@ pub struct TlsSettings {
     pub clients: Option<ClientTrust>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+/// A certificate, and its key.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Setting)]
 #[serde(deny_unknown_fields)]
 pub struct CertificateFiles {
+    /// As above.
     pub cert_file: PathBuf,
+    /// As above.
     pub key_file: PathBuf,
 }
 
 /// Which certificates of clients are believed (mutual TLS).
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Setting)]
 #[serde(deny_unknown_fields)]
 pub struct ClientTrust {
     /// The authorities that sign them.
     pub ca_file: PathBuf,
+    /// Whether a client must have one.
     #[serde(default)]
     pub certificate: ClientCertificate,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Setting)]
 #[serde(rename_all = "snake_case")]
 pub enum ClientCertificate {
     /// Who has none is turned away.

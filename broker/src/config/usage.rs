@@ -9,6 +9,7 @@ use posthorn_core::auth::quota::{PeriodName, Quota};
 use posthorn_core::auth::throttle::Throttle;
 use posthorn_core::auth::usage_plan::{Key, Plan, Stage, StageLimits, UsagePlans};
 use posthorn_core::route::table::RouteKey;
+use posthorn_derive::Setting;
 use serde::Deserialize;
 use serde_saphyr::Spanned;
 
@@ -20,13 +21,15 @@ use crate::config::throttling::throttle;
 const KEY_CHARS_MIN: usize = 20;
 const KEY_CHARS_MAX: usize = 128;
 
-/// One of the section `api_keys`, by its ID.
-#[derive(Debug, Deserialize)]
+/// A key by its ID. It has one of the three values, of 20 to 128 characters.
+#[derive(Debug, Deserialize, Setting)]
 #[serde(deny_unknown_fields)]
 pub(super) struct WrittenKey {
+    /// Whether it is good for anything.
     #[serde(default = "enabled")]
     enabled: bool,
     /// SHA-256 of the value, in hexadecimal: `printf %s VALUE | sha256sum`.
+    #[setting(secret = Hash)]
     value_sha256: Option<Spanned<String>>,
     /// A file that holds the value and nothing else, relative to the configuration.
     value_file: Option<Spanned<PathBuf>>,
@@ -34,8 +37,8 @@ pub(super) struct WrittenKey {
     value_env: Option<Spanned<String>>,
 }
 
-/// One of the section `usage_plans`, by its ID.
-#[derive(Debug, Deserialize)]
+/// A plan by its ID.
+#[derive(Debug, Deserialize, Setting)]
 #[serde(deny_unknown_fields)]
 pub(super) struct WrittenPlan {
     /// IDs of keys. Each has the limits of the plan for itself.
@@ -46,31 +49,40 @@ pub(super) struct WrittenPlan {
     api_stages: Vec<WrittenStage>,
     /// Over all of them.
     throttle: Option<WrittenLimits>,
+    /// How many handshakes in a day, a week or a month.
     quota: Option<Spanned<WrittenQuota>>,
 }
 
-#[derive(Debug, Deserialize)]
+/// One stage where the plan's keys are good.
+#[derive(Debug, Deserialize, Setting)]
 #[serde(deny_unknown_fields)]
 struct WrittenStage {
+    /// The API.
     api_id: Spanned<Arc<str>>,
+    /// Its stage.
     stage: Arc<str>,
     /// By route key, beside that of the plan. `$connect` is the one route that asks for keys.
     #[serde(default)]
     throttle: BTreeMap<Arc<str>, WrittenLimits>,
 }
 
-#[derive(Debug, Deserialize)]
+/// Handshakes of each key: both or neither. Where one of them is 0, all are refused.
+#[derive(Debug, Deserialize, Setting)]
 #[serde(deny_unknown_fields)]
 struct WrittenLimits {
+    /// How many a second, in the long run.
     rate_limit: Option<Spanned<f64>>,
+    /// How many at once, after a rest.
     burst_limit: Option<Spanned<u32>>,
 }
 
-#[derive(Debug, Deserialize)]
+/// How many handshakes each key is good for.
+#[derive(Debug, Deserialize, Setting)]
 #[serde(deny_unknown_fields)]
 struct WrittenQuota {
-    /// How many handshakes in a period, by the calendar of UTC.
+    /// In a period, by the calendar of UTC.
     limit: u64,
+    /// From when on it is counted anew.
     period: Period,
     /// The day on which the period begins: 0 to 6 from Sunday in a week, 0 to 27 from the first in a
     /// month.
@@ -78,11 +90,14 @@ struct WrittenQuota {
     offset: u32,
 }
 
-#[derive(Debug, Clone, Copy, Deserialize)]
+#[derive(Debug, Clone, Copy, Deserialize, Setting)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 enum Period {
+    /// At midnight.
     Day,
+    /// At the midnight that begins a day of the week.
     Week,
+    /// At the midnight that begins a day of the month.
     Month,
 }
 

@@ -6,7 +6,7 @@
 
 use metrics::{Counter, Histogram, SharedString};
 
-use crate::telemetry::registry::Registry;
+use crate::telemetry::registry::{Registry, Values};
 
 const CONNECTS: &str = "posthorn_api_connects_total";
 const MESSAGES: &str = "posthorn_api_messages_total";
@@ -40,24 +40,43 @@ type Labels = [(SharedString, SharedString); 2];
 
 /// Says what the series are. Once, before any handle is made.
 pub(super) fn describe(registry: &mut Registry) {
-    for (name, help) in [
-        (CONNECTS, "Handshakes that reached $connect, by API and stage."),
+    let stage = vec![
+        ("api", Values::Configured("IDs of APIs")),
+        ("stage", Values::Configured("names of stages")),
+    ];
+    let mut route = stage.clone();
+    route.push(("route", Values::Configured("route keys; empty for what took none")));
+    let mut direction = route.clone();
+    direction.push(("direction", Values::Closed(vec!["received", "sent"])));
+    for (name, labels, help) in [
+        (CONNECTS, stage, "Handshakes that reached $connect, by API and stage."),
         (
             MESSAGES,
+            direction,
             "Messages of an API's clients by stage, route and direction; posts to clients have no \
              route.",
         ),
-        (INTEGRATION_ERRORS, "Answers of integrations with a status of 400 and above, by route."),
+        (
+            INTEGRATION_ERRORS,
+            route.clone(),
+            "Answers of integrations with a status of 400 and above, by route.",
+        ),
         (
             CLIENT_ERRORS,
+            route.clone(),
             "Handshakes and messages that were refused with a 4xx before any integration was called.",
         ),
-        (EXECUTION_ERRORS, "Integrations that could not be called, or gave no answer, by route."),
+        (
+            EXECUTION_ERRORS,
+            route.clone(),
+            "Integrations that could not be called, or gave no answer, by route.",
+        ),
     ] {
-        registry.describe_counters(name, help);
+        registry.describe_counters(name, labels, help);
     }
     registry.describe_seconds(
         INTEGRATION_LATENCY,
+        route,
         "From calling an integration to its answer, by route; without mocks.",
     );
 }

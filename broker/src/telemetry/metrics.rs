@@ -196,17 +196,17 @@ label! {
 impl Metrics {
     /// Makes all handles. The recorder must be installed before, or they count into nothing.
     pub fn new(registry: &mut Registry) -> Metrics {
-        apis::describe(registry);
+        apis::describe(registry.begin("APIs"));
         Metrics {
-            edge: EdgeMetrics::new(registry),
-            integrations: IntegrationMetrics::new(registry),
-            posts: PostMetrics::new(registry),
-            directory: DirectoryMetrics::new(registry),
-            drain: DrainMetrics::new(registry),
-            fabric: FabricMetrics::new(registry),
-            storage: StorageMetrics::new(registry),
-            access_logs: AccessLogs::new(registry),
-            reloads: ReloadMetrics::new(registry),
+            edge: EdgeMetrics::new(registry.begin("Clients")),
+            integrations: IntegrationMetrics::new(registry.begin("Integrations")),
+            posts: PostMetrics::new(registry.begin("Posts")),
+            directory: DirectoryMetrics::new(registry.begin("Directory and Raft")),
+            storage: StorageMetrics::new(registry.begin("Disk")),
+            fabric: FabricMetrics::new(registry.begin("Between nodes")),
+            drain: DrainMetrics::new(registry.begin("Ending a node")),
+            access_logs: AccessLogs::new(registry.begin("Access logs")),
+            reloads: ReloadMetrics::new(registry.begin("Reloads")),
         }
     }
 }

@@ -39,20 +39,33 @@ pub struct ByLabel<L, H> {
     label: std::marker::PhantomData<L>,
 }
 
-/// One series as documentation has it.
+/// One family of series as documentation has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Series {
+    /// What it is about.
+    pub section: &'static str,
     pub name: &'static str,
+    /// As Prometheus calls it.
     pub kind: &'static str,
-    /// The label and its values.
-    pub label: Option<(&'static str, Vec<&'static str>)>,
+    /// Each label, and its values.
+    pub labels: Vec<(&'static str, Values)>,
     pub help: &'static str,
+}
+
+/// What a label may say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Values {
+    /// One of these.
+    Closed(Vec<&'static str>),
+    /// A name of the configuration: what of.
+    Configured(&'static str),
 }
 
 /// Makes handles and remembers what it made.
 #[derive(Default)]
 pub struct Registry {
     pub series: Vec<Series>,
+    section: &'static str,
 }
 
 /// Renders all series of this process for Prometheus.
@@ -69,27 +82,33 @@ impl<L: Label + PartialEq, H> ByLabel<L, H> {
 }
 
 impl Registry {
+    /// What the series are about that are made from here on.
+    pub(super) fn begin(&mut self, section: &'static str) -> &mut Registry {
+        self.section = section;
+        self
+    }
+
     pub fn counter(&mut self, name: &'static str, help: &'static str) -> Counter {
-        self.describe(name, "counter", None, help);
+        self.describe(name, "counter", Vec::new(), help);
         metrics::describe_counter!(name, help);
         metrics::counter!(name)
     }
 
     pub fn gauge(&mut self, name: &'static str, help: &'static str) -> Gauge {
-        self.describe(name, "gauge", None, help);
+        self.describe(name, "gauge", Vec::new(), help);
         metrics::describe_gauge!(name, help);
         metrics::gauge!(name)
     }
 
     pub fn seconds(&mut self, name: &'static str, help: &'static str) -> Histogram {
-        self.describe(name, "histogram", None, help);
+        self.describe(name, "histogram", Vec::new(), help);
         metrics::describe_histogram!(name, Unit::Seconds, help);
         metrics::histogram!(name)
     }
 
     /// A histogram of sizes: entries, messages, bytes.
     pub fn sizes(&mut self, name: &'static str, help: &'static str) -> Histogram {
-        self.describe(name, "histogram", None, help);
+        self.describe(name, "histogram", Vec::new(), help);
         metrics::describe_histogram!(name, help);
         metrics::histogram!(name)
     }
@@ -136,19 +155,29 @@ impl Registry {
         let handles =
             values.iter().map(|value| make(vec![metrics::Label::from_static_parts(label, value)]));
         let handles = handles.collect();
-        self.describe(name, kind, Some((label, values)), help);
+        self.describe(name, kind, vec![(label, Values::Closed(values))], help);
         ByLabel { handles, label: std::marker::PhantomData }
     }
 
-    /// Counters whose handles are made elsewhere, since their labels are the configuration's.
-    pub(super) fn describe_counters(&mut self, name: &'static str, help: &'static str) {
-        self.describe(name, "counter", None, help);
+    /// Counters whose handles are made elsewhere, since some of their labels are the configuration's.
+    pub(super) fn describe_counters(
+        &mut self,
+        name: &'static str,
+        labels: Vec<(&'static str, Values)>,
+        help: &'static str,
+    ) {
+        self.describe(name, "counter", labels, help);
         metrics::describe_counter!(name, help);
     }
 
     /// The same for histograms of seconds.
-    pub(super) fn describe_seconds(&mut self, name: &'static str, help: &'static str) {
-        self.describe(name, "histogram", None, help);
+    pub(super) fn describe_seconds(
+        &mut self,
+        name: &'static str,
+        labels: Vec<(&'static str, Values)>,
+        help: &'static str,
+    ) {
+        self.describe(name, "histogram", labels, help);
         metrics::describe_histogram!(name, Unit::Seconds, help);
     }
 
@@ -156,10 +185,10 @@ impl Registry {
         &mut self,
         name: &'static str,
         kind: &'static str,
-        label: Option<(&'static str, Vec<&'static str>)>,
+        labels: Vec<(&'static str, Values)>,
         help: &'static str,
     ) {
-        self.series.push(Series { name, kind, label, help });
+        self.series.push(Series { section: self.section, name, kind, labels, help });
     }
 }
 

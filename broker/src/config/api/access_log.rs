@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use posthorn_core::access_log::Format;
+use posthorn_derive::Setting;
 use serde::Deserialize;
 use serde_saphyr::Spanned;
 
@@ -15,7 +16,8 @@ pub struct AccessLogSettings {
     pub format: Format,
 }
 
-#[derive(Debug, Deserialize)]
+/// A line for each handshake, message, end of a connection, and call of the `@connections` API.
+#[derive(Debug, Deserialize, Setting)]
 #[serde(deny_unknown_fields)]
 pub(super) struct WrittenAccessLog {
     /// `stdout`, or a file, relative to the configuration. A file that was renamed is made anew.

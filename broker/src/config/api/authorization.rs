@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use posthorn_core::route::table::RouteKey;
+use posthorn_derive::Setting;
 use serde::Deserialize;
 
 use crate::config::api::authorizer::{AuthorizerSettings, Believed, JwtAuthorizerSettings};
@@ -22,12 +23,16 @@ pub enum Authorization {
     Jwt(JwtAuthorizerSettings),
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Setting)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub(super) enum AuthorizationType {
+    /// Everybody may.
     None,
+    /// The handshake is signed by Signature Version 4.
     AwsIam,
+    /// An authorizer of the type REQUEST is asked.
     Custom,
+    /// A token is shown, which an authorizer of the type JWT verifies.
     Jwt,
 }
 

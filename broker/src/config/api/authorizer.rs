@@ -7,11 +7,12 @@ use std::time::Duration;
 use hyper::Uri;
 use posthorn_core::auth::identity_source::IdentitySource;
 use posthorn_core::auth::token_source::TokenSource;
+use posthorn_derive::Setting;
 use serde::Deserialize;
 use serde_saphyr::Spanned;
 
 use crate::config::api::Surroundings;
-use crate::config::api::integration::{FunctionName, http_uri, timeout};
+use crate::config::api::integration::{FunctionName, TIMEOUT_DEFAULT, http_uri, timeout};
 use crate::config::api::variables::substitute;
 use crate::config::jwt::{JwtSettings, WrittenJwt};
 use crate::config::source::Fault;
@@ -51,29 +52,34 @@ pub(super) enum Believed {
     Jwt(JwtAuthorizerSettings),
 }
 
-#[derive(Debug, Deserialize)]
+/// An authorizer by its ID.
+#[derive(Debug, Deserialize, Setting)]
 #[serde(deny_unknown_fields)]
 pub(super) struct WrittenAuthorizer {
+    /// Who says it.
     authorizer_type: Spanned<AuthorizerType>,
-    /// Of a REQUEST authorizer.
+    /// Of a REQUEST authorizer: an `http` or `https` URL, or a function's name or ARN.
+    #[setting(secret = Address)]
     authorizer_uri: Option<Spanned<String>>,
     /// What a client must send to a REQUEST authorizer, or where its token is for a JWT authorizer.
     #[serde(default)]
     identity_source: Vec<Spanned<String>>,
-    /// Of a REQUEST authorizer.
+    /// Of a REQUEST authorizer: how long it may take, at least 50, or `none`.
+    #[setting(default = TIMEOUT_DEFAULT.as_millis())]
     timeout_in_millis: Option<Spanned<Limit<Millis>>>,
-    /// Of a JWT authorizer.
+    /// Of a JWT authorizer: whose tokens.
     jwt_configuration: Option<WrittenJwt>,
     /// Of a JWT authorizer: whether a connection is closed, with 1008, when the token that let it in
     /// expires. Otherwise it lives as long as any.
     close_when_token_expires: Option<Spanned<bool>>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Setting)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 enum AuthorizerType {
+    /// A Lambda function or an HTTP server is asked.
     Request,
-    /// Beyond API Gateway, whose WebSocket APIs have none.
+    /// A JSON Web Token speaks for itself. Beyond API Gateway, whose WebSocket APIs have none.
     Jwt,
 }
 

@@ -9,6 +9,7 @@ use posthorn_core::mapping::content::ContentHandling;
 use posthorn_core::mapping::custom::CustomMapping;
 use posthorn_core::mapping::parameters::RequestParameters;
 use posthorn_core::mapping::uri::UriTemplate;
+use posthorn_derive::Setting;
 use serde::Deserialize;
 use serde_saphyr::Spanned;
 
@@ -20,7 +21,7 @@ use crate::config::source::Fault;
 use crate::config::values::{Limit, Millis};
 
 /// As API Gateway has it: its largest.
-const TIMEOUT_DEFAULT: Duration = Duration::from_millis(29_000);
+pub(super) const TIMEOUT_DEFAULT: Duration = Duration::from_millis(29_000);
 const TIMEOUT_MIN: Duration = Duration::from_millis(50);
 const CONCURRENCY_DEFAULT: usize = 1024;
 const QUEUE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
@@ -126,61 +127,90 @@ pub enum MockResponse {
     Echo,
 }
 
-#[derive(Debug, Deserialize)]
+/// An integration by its ID. Stage variables may be in its addresses.
+#[derive(Debug, Deserialize, Setting)]
 #[serde(deny_unknown_fields)]
 pub(super) struct WrittenIntegration {
+    /// What is called, and how.
     integration_type: IntegrationType,
+    /// An `http` or `https` URL, with `{places}` in its path that `request_parameters` fill; of AWS and
+    /// AWS_PROXY, a function's name or ARN.
+    #[setting(secret = Address)]
     integration_uri: Option<Spanned<String>>,
+    /// Of HTTP and HTTP_PROXY, the method of the request.
+    #[setting(default = "POST")]
     integration_method: Option<Spanned<String>>,
     /// `1.0`: there is no other for WebSocket APIs.
     payload_format_version: Option<Spanned<String>>,
     /// `INTERNET`: backends are called by what `integration_uri` says.
     connection_type: Option<Spanned<String>>,
-    /// API Gateway's, and refused: see [`WrittenIntegration::refuse_absent`].
+    /// API Gateway's, and refused: there are no VPC links.
     connection_id: Option<Spanned<String>>,
+    /// API Gateway's, and refused: no role is assumed.
     credentials_arn: Option<Spanned<String>>,
+    /// How long it may take to answer: at least 50, or `none`.
+    #[setting(default = TIMEOUT_DEFAULT.as_millis())]
     timeout_in_millis: Option<Spanned<Limit<Millis>>>,
     /// Calls under way at once from one node.
+    #[setting(default = CONCURRENCY_DEFAULT)]
     concurrency_max: Option<Spanned<usize>>,
     /// Calls that wait for others to end: as many as may be under way, where it is missing. Further ones
     /// are refused.
     queue_max: Option<usize>,
     /// How long a call waits for others to end before it is refused.
+    #[setting(default = QUEUE_TIMEOUT_DEFAULT.as_millis())]
     queue_timeout_in_millis: Option<Millis>,
     /// `integration.request.header|querystring|path.NAME`, and where each comes from.
     #[serde(default)]
+    #[setting(secret = Literals)]
     request_parameters: Texts,
     /// By what `template_selection_expression` comes to; `$default` otherwise.
     #[serde(default)]
     request_templates: Texts,
+    /// As `route_selection_expression`: which of the templates a message takes.
     template_selection_expression: Option<Spanned<String>>,
     /// Of messages that no template fits.
     passthrough_behavior: Option<Spanned<PassthroughBehavior>>,
+    /// What a message is turned into on its way to the integration. As it is where it is missing.
     content_handling_strategy: Option<Spanned<ContentHandlingStrategy>>,
-    /// By `/regular expression/`, text or `$default`.
+    /// What the client is told, by `/regular expression/`, text or `$default`: by the status of the answer, or
+    /// a function's `errorMessage`.
     #[serde(default)]
     integration_responses: BTreeMap<String, Spanned<WrittenResponse>>,
+    /// Of a MOCK without templates: what it answers.
     mock_response: Option<WrittenMock>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Setting)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 enum IntegrationType {
+    /// What a template made, to a Lambda function.
     Aws,
+    /// Each event, to a Lambda function.
     AwsProxy,
+    /// Each event, to a `posthorn.v1.IntegrationService`.
     Grpc,
+    /// What a template made, to an HTTP server.
     Http,
+    /// Each event, as JSON in a POST to an HTTP server.
     HttpEvent,
+    /// What the client sent, as it is, to an HTTP server.
     HttpProxy,
+    /// Nobody is called.
     Mock,
 }
 
-#[derive(Debug, Clone, Default, Deserialize)]
+/// Without keys, 200 and no body.
+#[derive(Debug, Clone, Default, Deserialize, Setting)]
 #[serde(deny_unknown_fields)]
 struct WrittenMock {
+    /// What was sent is the answer.
     #[serde(default)]
     echo: bool,
+    /// The answer, where it does not echo. `$context.connectionId` in it is replaced.
     body: Option<Arc<str>>,
+    /// Of the answer, from 100 to 599.
+    #[setting(default = 200)]
     status: Option<Spanned<u16>>,
 }
 

@@ -10,6 +10,7 @@ use posthorn_core::mapping::responses::{ResponseKey, ResponseTable};
 use posthorn_core::mapping::templates::{Passthrough, TemplateTable};
 use posthorn_core::route::expression::{Expression, Purpose};
 use posthorn_core::template::Template;
+use posthorn_derive::Setting;
 use serde::Deserialize;
 use serde_saphyr::Spanned;
 
@@ -17,18 +18,23 @@ use crate::config::source::Fault;
 
 pub(super) type Texts = BTreeMap<Box<str>, Spanned<String>>;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Setting)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub(super) enum PassthroughBehavior {
+    /// They are passed on as they are. So it is where the key is missing.
     WhenNoMatch,
+    /// They are passed on as they are if there are no templates at all.
     WhenNoTemplates,
+    /// They are refused.
     Never,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Setting)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub(super) enum ContentHandlingStrategy {
+    /// From base64.
     ConvertToBinary,
+    /// To base64.
     ConvertToText,
 }
 
@@ -43,7 +49,7 @@ pub(super) struct WrittenRequest<'a> {
 }
 
 /// What a client is told of an integration's answer, where that has this response's key.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, Setting)]
 #[serde(deny_unknown_fields)]
 pub(super) struct WrittenResponse {
     /// By what `template_selection_expression` comes to; `$default` otherwise.
@@ -52,7 +58,9 @@ pub(super) struct WrittenResponse {
     /// `route.response.header.NAME`, seen where a handshake is answered.
     #[serde(default)]
     response_parameters: Texts,
+    /// As `route_selection_expression`: which of the templates the answer takes.
     template_selection_expression: Option<Spanned<String>>,
+    /// What the answer is turned into on its way to the client. As it is where it is missing.
     content_handling_strategy: Option<ContentHandlingStrategy>,
 }
 

@@ -23,6 +23,7 @@ use posthorn_core::mapping::declared::RequiredParameters;
 use posthorn_core::model::{Model, RequestModels};
 use posthorn_core::route::expression::{Expression, Purpose};
 use posthorn_core::route::table::RouteKey;
+use posthorn_derive::Setting;
 use serde::Deserialize;
 use serde_saphyr::Spanned;
 
@@ -86,7 +87,7 @@ pub struct StageSettings {
 }
 
 /// What becomes of a client's binary messages.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Setting)]
 #[serde(rename_all = "snake_case")]
 pub enum BinaryMessages {
     /// They take `$default`, or the route of a static expression; events carry them in base64.
@@ -103,33 +104,41 @@ pub(super) struct Surroundings<'a> {
     pub(super) folder: &'a Path,
 }
 
-#[derive(Debug, Deserialize)]
+/// An API by its ID: 1 to 128 of A-Z, a-z, 0-9, `-` and `_`.
+#[derive(Debug, Deserialize, Setting)]
 #[serde(deny_unknown_fields)]
 pub(super) struct WrittenApi {
     /// Clients and backends find it by domain names alone: not by its `execute-api` host, and not by
     /// the names of its stages at any other.
     #[serde(default)]
     disable_execute_api_endpoint: bool,
+    /// Which route a message takes: `$request.body.action`, or several in a text, as in
+    /// `${request.body.a}/${request.body.b}`.
     route_selection_expression: Spanned<String>,
     /// `$request.header.x-api-key`, which is the default, or
     /// `$context.authorizer.usageIdentifierKey`.
     api_key_selection_expression: Option<Spanned<String>>,
+    /// By route key: `$connect`, `$disconnect`, `$default`, and what the expression comes to.
     #[serde(default)]
     routes: BTreeMap<String, WrittenRoute>,
+    /// What routes lead to, by ID.
     #[serde(default)]
     integrations: BTreeMap<Arc<str>, WrittenIntegration>,
+    /// Who is asked whether a client may connect, by ID.
     #[serde(default)]
     authorizers: BTreeMap<Arc<str>, WrittenAuthorizer>,
-    /// By name.
+    /// What messages may have to fit, by name.
     #[serde(default)]
     models: BTreeMap<String, Spanned<WrittenModel>>,
     /// Whether a model whose schema is none is taken all the same. No message fits it.
     #[serde(default)]
     disable_schema_validation: bool,
+    /// Under which names it is served, each with variables and limits of its own.
     stages: BTreeMap<Arc<str>, WrittenStage>,
 }
 
-#[derive(Debug, Deserialize)]
+/// A route by its key.
+#[derive(Debug, Deserialize, Setting)]
 #[serde(deny_unknown_fields)]
 struct WrittenRoute {
     /// `integrations/{integration_id}`.
@@ -146,9 +155,11 @@ struct WrittenRoute {
     /// Names of models, by what `model_selection_expression` comes to; `$default` otherwise.
     #[serde(default)]
     request_models: BTreeMap<Box<str>, Spanned<String>>,
+    /// As `route_selection_expression`: which of the models a message must fit.
     model_selection_expression: Option<Spanned<String>>,
-    /// Of `$connect` alone.
+    /// Of `$connect` alone: who says whether a client may connect.
     authorization_type: Option<Spanned<AuthorizationType>>,
+    /// One of the API's, with the types CUSTOM and JWT.
     authorizer_id: Option<Spanned<String>>,
     /// With the authorization type JWT: a token must have one of them.
     #[serde(default)]
@@ -157,20 +168,25 @@ struct WrittenRoute {
     api_key_required: Option<Spanned<bool>>,
 }
 
-#[derive(Debug, Deserialize)]
+/// It has no keys: the answer of the integration is what the client gets.
+#[derive(Debug, Deserialize, Setting)]
 #[serde(deny_unknown_fields)]
 struct WrittenRouteResponse {}
 
-#[derive(Debug, Deserialize)]
+/// One parameter of the handshake.
+#[derive(Debug, Deserialize, Setting)]
 #[serde(deny_unknown_fields)]
 struct WrittenParameter {
+    /// Whether a handshake without it is answered with 400.
     #[serde(default)]
     required: bool,
 }
 
-#[derive(Debug, Deserialize)]
+/// A stage by its name: 1 to 128 of A-Z, a-z, 0-9, `-` and `_`.
+#[derive(Debug, Deserialize, Setting)]
 #[serde(deny_unknown_fields)]
 struct WrittenStage {
+    /// What `${stageVariables.name}` stands for in addresses, and `$stageVariables` in templates.
     #[serde(default)]
     stage_variables: BTreeMap<String, String>,
     /// From which web pages browsers may connect; from all where it is missing. Clients that send
@@ -180,6 +196,7 @@ struct WrittenStage {
     /// refused with 429. API Gateway has no such limit.
     #[serde(default = "no_limit")]
     connections_max: Limit<u64>,
+    /// What becomes of binary messages of clients.
     #[serde(default)]
     binary_messages: BinaryMessages,
     /// How often, at each node, every route may be used: the handshakes of `$connect`, the messages
@@ -189,6 +206,7 @@ struct WrittenStage {
     /// The same of one route, by its key. What is not written is as in `default_route_settings`.
     #[serde(default)]
     route_settings: BTreeMap<String, WrittenThrottle>,
+    /// Where a line is written of each handshake, message, end and call, if anywhere.
     access_log_settings: Option<WrittenAccessLog>,
 }
 

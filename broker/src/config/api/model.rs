@@ -7,6 +7,7 @@ use posthorn_core::mapping::templates::TemplateTable;
 use posthorn_core::model::{Model, ModelError, RequestModels};
 use posthorn_core::route::expression::{Expression, Purpose};
 use posthorn_core::route::table::RouteKey;
+use posthorn_derive::Setting;
 use serde::Deserialize;
 use serde_json::Value;
 use serde_saphyr::Spanned;
@@ -15,7 +16,8 @@ use crate::config::source::{Fault, text_of};
 
 const NAME_BYTES_MAX: usize = 128;
 
-#[derive(Debug, Deserialize)]
+/// A model by its name: 1 to 128 of A-Z, a-z and 0-9.
+#[derive(Debug, Deserialize, Setting)]
 #[serde(deny_unknown_fields)]
 pub(super) struct WrittenModel {
     /// JSON Schema, draft 4: as YAML, or as a text that is JSON.
