@@ -5,6 +5,7 @@
 
 pub mod access_log;
 pub mod address;
+pub mod admission;
 pub mod auth;
 pub mod close;
 pub mod connection;
@@ -12,6 +13,7 @@ pub mod directory;
 pub mod drain;
 pub mod event;
 pub mod frames;
+pub mod group;
 pub mod ids;
 pub mod listing;
 pub mod liveness;

@@ -53,9 +53,15 @@ impl FailureDetector {
 
     /// A current run showed a sign of life. Who acknowledges it must have told us first: a run
     /// that we do not watch would be given up by nobody's clock.
-    pub fn on_beat(&mut self, now: BootTime, run: NodeRun) {
+    ///
+    /// False if it comes too late, and must not be acknowledged: the run may be evicted at any moment.
+    pub fn on_beat(&mut self, now: BootTime, run: NodeRun) -> bool {
         let heard = self.heard.entry(run).or_insert(now);
-        *heard = (*heard).max(now);
+        let is_in_time = now < *heard + self.patience;
+        if is_in_time {
+            *heard = (*heard).max(now);
+        }
+        is_in_time
     }
 
     pub fn poll_timeout(&self) -> Option<BootTime> {
@@ -96,7 +102,7 @@ mod tests {
     fn who_is_silent_is_named_until_no_longer_watched() {
         let mut detector = FailureDetector::new(PATIENCE);
         detector.watch(at(0), [run(1), run(2)].into_iter());
-        detector.on_beat(at(2), run(2));
+        assert!(detector.on_beat(at(2), run(2)));
 
         assert_eq!(detector.poll_timeout(), Some(at(3)));
         assert_eq!(silent(&detector, at(2)), []);
@@ -107,7 +113,8 @@ mod tests {
         assert_eq!(silent(&detector, at(5)), [run(2)]);
         assert_eq!(silent(&detector, at(8)), [run(2), run(3)]);
 
-        detector.on_beat(at(9), run(4));
+        assert!(!detector.on_beat(at(5), run(2)), "its eviction may be under way");
+        assert!(detector.on_beat(at(9), run(4)));
         assert_eq!(silent(&detector, at(12)), [run(2), run(3), run(4)], "watched from its beat on");
     }
 

@@ -15,6 +15,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use crate::group::{Group, Member, Sight};
 use crate::ids::{DiskId, NodeId};
 use crate::liveness::BootTime;
 
@@ -24,35 +25,6 @@ pub struct Rules {
     pub voters_max: usize,
     /// How long a member may be away before it is given up.
     pub absence_max: Duration,
-}
-
-/// The raft group as its leader sees it at one moment.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Group {
-    pub leader: DiskId,
-    /// More than one set while a change of voters is under way.
-    pub voters: Vec<BTreeSet<DiskId>>,
-    /// Voters and learners.
-    pub members: BTreeMap<DiskId, Member>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Member {
-    pub node: NodeId,
-    pub sight: Sight,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sight {
-    /// The node's current run holds this disk, and it answers the leader. Its log lacks the last few
-    /// entries at most.
-    CaughtUp,
-    /// As above, with a log that is far behind.
-    Behind,
-    /// No run holds this disk, or it does not answer.
-    Silent,
-    /// The node's current run holds another member's disk.
-    Replaced,
 }
 
 /// The one next change.
@@ -81,10 +53,14 @@ pub enum RemoveError {
     NoQuorum,
 }
 
+/// How long a leader leads before it hands over because of the membership.
+const LEAD_MIN: Duration = Duration::from_secs(2);
 /// What the leader keeps in mind for as long as it leads.
 #[derive(Debug, Clone)]
 pub struct Membership {
     rules: Rules,
+    /// When it first looked.
+    began_at: Option<BootTime>,
     /// Since when each silent member has been so, as far as this leader knows.
     silent_since: BTreeMap<DiskId, BootTime>,
     leaving: BTreeSet<NodeId>,
@@ -93,11 +69,17 @@ pub struct Membership {
 impl Membership {
     /// For one term: who was silent before, this leader cannot know.
     pub fn new(rules: Rules) -> Membership {
-        Membership { rules, silent_since: BTreeMap::new(), leaving: BTreeSet::new() }
+        Membership {
+            rules,
+            began_at: None,
+            silent_since: BTreeMap::new(),
+            leaving: BTreeSet::new(),
+        }
     }
 
     /// The leader looked at the group.
     pub fn on_seen(&mut self, now: BootTime, group: &Group) {
+        self.began_at.get_or_insert(now);
         let silent = group.members.iter().filter(|(_, member)| member.sight == Sight::Silent);
         let since = |disk| self.silent_since.get(disk).copied().unwrap_or(now);
         self.silent_since = silent.map(|(disk, _)| (*disk, since(disk))).collect();
@@ -118,7 +100,7 @@ impl Membership {
         let mut future = group.clone();
         // Each step brings a member to where it is to be.
         for _ in 0..4 * group.members.len() + 4 {
-            match wish.next_step(now, &future) {
+            match wish.wanted_step(now, &future) {
                 Some(step) => future.take(step),
                 None => break,
             }
@@ -139,8 +121,15 @@ impl Membership {
         self.leaving.contains(&node)
     }
 
-    /// What is to be done next, if all is not yet as it should be.
+    /// What is to be done next, if all is not yet as it should be. Who leads does so for a while: an
+    /// operator's wish because of which its predecessor handed over is yet to be repeated to it.
     pub fn next_step(&self, now: BootTime, group: &Group) -> Option<Step> {
+        let is_new = self.began_at.is_some_and(|began_at| now < began_at + LEAD_MIN);
+        let waits = |step: &Step| is_new && matches!(step, Step::HandOver { .. });
+        self.wanted_step(now, group).filter(|step| !waits(step))
+    }
+
+    fn wanted_step(&self, now: BootTime, group: &Group) -> Option<Step> {
         let [voters] = &group.voters[..] else { return Some(Step::Settle) };
         let mut learners = group.members.iter().filter(|(disk, _)| !voters.contains(disk));
         let is_over = |(disk, member): &(&DiskId, &Member)| {
@@ -152,8 +141,13 @@ impl Membership {
         let wanted = self.wanted(now, group, voters);
         let coming = wanted.difference(voters).copied().min_by_key(|disk| group.node(*disk));
         let mut going: Vec<_> = voters.difference(&wanted).copied().collect();
-        // The dead first, so that as many as can be are live after each step.
-        going.sort_by_key(|disk| (group.is_live(*disk), Reverse(group.node(*disk))));
+        // The other disk of a node that is coming first, so that no node ever has two votes; then the
+        // dead, so that as many as can be are live after each step.
+        let comes = coming.and_then(|disk| group.node(disk));
+        going.sort_by_key(|disk| {
+            let node = group.node(*disk);
+            (node != comes, group.is_live(*disk), Reverse(node))
+        });
         let steps = match coming {
             Some(by) if going.is_empty() => vec![(None, Some(by))],
             coming => going.into_iter().map(|voter| (Some(voter), coming)).collect(),
@@ -196,6 +190,8 @@ impl Membership {
                 false => (),
             }
         }
+        // Two disks of one node are one node's word.
+        lost.retain(|(node, _)| !present.iter().any(|(other, _)| other == node));
         present.sort_unstable();
         lost.sort_unstable();
         let voters_max = self.rules.voters_max;
@@ -214,57 +210,6 @@ impl Membership {
                 since.is_some_and(|since| *since + self.rules.absence_max <= now)
             }
         }
-    }
-}
-
-impl Group {
-    /// What the group is after a step.
-    pub fn take(&mut self, step: Step) {
-        match step {
-            Step::Settle => self.settle(),
-            Step::HandOver { to } => self.leader = to,
-            Step::Dismiss(disk) => drop(self.members.remove(&disk)),
-            Step::Promote(by) => self.move_voters(None, Some(by)),
-            Step::Demote(voter) => self.move_voters(Some(voter), None),
-            Step::Replace { voter, by } => self.move_voters(Some(voter), Some(by)),
-        }
-    }
-
-    /// Whether any member is of this node.
-    pub fn has(&self, node: NodeId) -> bool {
-        self.members.values().any(|member| member.node == node)
-    }
-
-    /// Who has no vote any more leads no longer: one of those who have it does.
-    fn settle(&mut self) {
-        self.voters = self.voters.split_off(self.voters.len() - 1);
-        let voters = self.voters.iter().flatten();
-        if !voters.clone().any(|voter| *voter == self.leader) {
-            let live = voters.copied().filter(|voter| self.is_live(*voter));
-            let best = live.min_by_key(|voter| self.sight(*voter) != Some(Sight::CaughtUp));
-            self.leader = best.unwrap_or(self.leader);
-        }
-    }
-
-    fn move_voters(&mut self, going: Option<DiskId>, coming: Option<DiskId>) {
-        for voters in &mut self.voters {
-            voters.retain(|voter| Some(*voter) != going);
-            voters.extend(coming);
-        }
-    }
-
-    fn node(&self, disk: DiskId) -> Option<NodeId> {
-        self.members.get(&disk).map(|member| member.node)
-    }
-
-    fn sight(&self, disk: DiskId) -> Option<Sight> {
-        self.members.get(&disk).map(|member| member.sight)
-    }
-
-    /// Who leads lives, whatever the directory says of its run.
-    fn is_live(&self, disk: DiskId) -> bool {
-        let sees = matches!(self.sight(disk), Some(Sight::CaughtUp | Sight::Behind));
-        sees || disk == self.leader
     }
 }
 
@@ -340,6 +285,28 @@ mod tests {
     }
 
     #[test]
+    fn no_node_has_two_votes_on_the_way() {
+        // Two disks were lost, and the first that comes back is not that of the highest ordinal.
+        let members = [(0, CaughtUp), (1, Replaced), (2, CaughtUp), (3, CaughtUp), (4, Replaced)];
+        let mut group = group(&[0, 1, 2, 3, 4], &members);
+        for (number, node, sight) in [(11, 1, CaughtUp), (14, 4, Behind)] {
+            group.members.insert(disk(number), Member { node: NodeId(node), sight });
+        }
+        let rules = Rules { voters_max: 5, ..RULES };
+        let replace = Step::Replace { voter: disk(1), by: disk(11) };
+        assert_eq!(steps(rules, &mut group), [replace, Step::Dismiss(disk(1))]);
+
+        // A node less, and a disk that nobody can act from any more keeps no place.
+        let mut membership = Membership::new(RULES);
+        let mut group = self::group(&[0, 1, 2], &[(0, CaughtUp), (1, Replaced), (2, CaughtUp)]);
+        group.members.insert(disk(11), Member { node: NodeId(1), sight: CaughtUp });
+        assert_eq!(membership.remove(at(0), NodeId(2), &group), Ok(()));
+        run(&membership, &mut group);
+        assert_eq!(group.voters, [BTreeSet::from([disk(0)])]);
+        assert_eq!(group.members.len(), 2);
+    }
+
+    #[test]
     fn who_leads_and_is_to_lose_its_vote_hands_over_first() {
         let members = [(0, CaughtUp), (1, CaughtUp), (2, CaughtUp), (3, CaughtUp)];
         let mut group = group(&[1, 2, 3], &members);
@@ -347,6 +314,20 @@ mod tests {
         let steps = steps(RULES, &mut group);
         let replace = Step::Replace { voter: disk(3), by: disk(0) };
         assert_eq!(steps, [Step::HandOver { to: disk(1) }, replace]);
+    }
+
+    #[test]
+    fn who_has_just_begun_to_lead_does_not_hand_over_at_once() {
+        // Its predecessor was to be removed; that the operator wants it is not known here yet.
+        let mut group = group(&[0, 1], &[(0, CaughtUp), (1, CaughtUp)]);
+        group.leader = disk(1);
+        let mut membership = Membership::new(RULES);
+        membership.on_seen(at(10), &group);
+        assert_eq!(membership.next_step(at(11), &group), None);
+        let back = Step::HandOver { to: disk(0) };
+        assert_eq!(membership.next_step(at(12), &group), Some(back), "nobody wants it");
+        assert_eq!(membership.remove(at(11), NodeId(0), &group), Ok(()));
+        assert_eq!(membership.next_step(at(11), &group), Some(Step::Demote(disk(0))));
     }
 
     #[test]
@@ -428,7 +409,7 @@ mod tests {
             let rules = Rules { voters_max: [1, 3, 5][voters_max], ..RULES };
             let mut membership = Membership::new(rules);
             membership.on_seen(at(0), &group);
-            let now = at(if is_late { 1000 } else { 0 });
+            let now = at(if is_late { 1000 } else { 10 });
             if let Some(node) = leaving {
                 let _ = membership.remove(now, NodeId(node), &group);
             }

@@ -4,12 +4,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use posthorn_core::admission::Admission;
 use posthorn_core::ids::NodeId;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use crate::consensus::Consensus;
-use crate::consensus::members::{Admission, AdmitRequest, Members};
+use crate::consensus::members::{AdmitRequest, Members};
 use crate::consensus::proposals::{Leader, Proposals};
 use crate::consensus::run::Standing;
 use crate::consensus::seeds::Seeds;

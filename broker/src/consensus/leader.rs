@@ -75,12 +75,10 @@ impl Leadership {
         let disk = self.replica.read(|directory| {
             directory.run(run).filter(|known| known.evicted_at.is_none()).map(|known| known.disk)
         });
-        // Who is no longer a member is told to end, and its silence will have it evicted.
+        // Who is no longer a member is told to end, and its silence will have it evicted. So is who was
+        // silent for too long.
         let is_current = disk.is_some_and(|disk| is_member(&self.raft, disk));
-        if is_current {
-            leading.detector.on_beat(boot_now(), run);
-        }
-        Some(is_current)
+        Some(is_current && leading.detector.on_beat(boot_now(), run))
     }
 
     /// The term that we lead, once our replica has all that was committed before it.

@@ -1,8 +1,7 @@
 //! Who is a member of the raft group, as its leader decides it. The one hand that changes it.
 //!
 //! * Changes are made one at a time, each to the membership that it was decided on.
-//! * A node is admitted from one disk at a time: while a run of it is current, no other disk is.
-//! * What the next step is, [`Membership`] decides.
+//! * What the next step is, and who is admitted, [`Membership`] decides.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -12,9 +11,10 @@ use openraft::ChangeMembers;
 use openraft::async_runtime::{Instant as _, WatchReceiver as _};
 use openraft::raft::Precondition;
 use parking_lot::Mutex;
-use posthorn_core::directory::Directory;
+use posthorn_core::admission::{Admission, Asked, Candidate};
+use posthorn_core::group::{Following, Group};
 use posthorn_core::ids::{DiskId, NodeId};
-use posthorn_core::membership::{Group, Membership, RemoveError, Rules, Sight, Step};
+use posthorn_core::membership::{Membership, RemoveError, Rules, Step};
 use tracing::{info, warn};
 
 use crate::clock::boot_now;
@@ -32,8 +32,6 @@ const CHANGE_TIMEOUT: Duration = Duration::from_secs(5);
 const REMOVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Entries that a log may lack and still be taken for caught up: what is under way in a busy moment.
 const LAG_MAX: u64 = 256;
-/// Voters and learners. Further nodes are not admitted.
-const MEMBERS_MAX: usize = 1024;
 
 type Changes = ChangeMembers<RaftId, Member>;
 
@@ -63,18 +61,6 @@ pub(super) struct AdmitRequest {
     pub(super) raft_id: RaftId,
     pub(super) fabric_address: Arc<str>,
     pub(super) was_member: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Admission {
-    /// It is a member, at the address that it said.
-    Member,
-    /// It was one, and is no longer.
-    Outside,
-    /// Another process, from another disk, acts as this node.
-    Occupied,
-    /// The node is just being removed.
-    Leaving,
 }
 
 /// What became of the wish to remove a node.
@@ -109,36 +95,30 @@ impl Members {
         node: NodeId,
         request: AdmitRequest,
     ) -> Result<Admission, AskError> {
-        self.leadership.begun_term().ok_or_else(not_leading)?;
+        let term = self.leadership.begun_term().ok_or_else(not_leading)?;
         let _turn = self.changing.lock().await;
         let AdmitRequest { raft_id, fabric_address, was_member } = request;
-        let known = self.raft.metrics().borrow_watched().membership_config.clone();
-        let members = known.membership();
+        let (group, known) = self.look().ok_or_else(not_leading)?;
+        let candidate = Candidate { node, disk: DiskId(raft_id), was_member };
         let member = Member { node, fabric_address };
-        let (changes, label) = match members.get_node(&raft_id) {
-            Some(same) if *same == member => return Ok(Admission::Member),
-            Some(other) if other.node != node => {
-                return Err(AskError::Unknown(format!("{raft_id} is the log of {other}")));
-            }
-            Some(_) => {
+        let asked = match &*self.governed.lock() {
+            Some(governed) if governed.term == term => self
+                .replica
+                .read(|directory| governed.membership.admit(candidate, &group, directory))
+                .map_err(|error| AskError::Unknown(error.to_string()))?,
+            Some(_) | None => return Err(not_leading()),
+        };
+        let is_there = known.membership().get_node(&raft_id) == Some(&member);
+        let (changes, label) = match asked {
+            Asked::Told(Admission::Member) if !is_there => {
                 let moved = ChangeMembers::SetNodes([(raft_id, member.clone())].into());
                 (moved, MembershipStep::Move)
             }
-            None if was_member => return Ok(Admission::Outside),
-            None if self.is_leaving(node) => return Ok(Admission::Leaving),
-            None if self.replica.read(|directory| directory.current(node)).is_some() => {
-                return Ok(Admission::Occupied);
-            }
-            None if members.nodes().count() >= MEMBERS_MAX => {
-                return Err(AskError::Unknown(format!("there are {MEMBERS_MAX} members")));
-            }
-            None => {
-                // Disks of the node that were admitted before and came to nothing.
-                let stale = members.learner_ids().filter(|learner| {
-                    members.get_node(learner).is_some_and(|other| other.node == node)
-                });
+            Asked::Told(admission) => return Ok(admission),
+            Asked::Admit { stale } => {
+                let stale = stale.into_iter().map(|disk| disk.0).collect();
                 let changes = vec![
-                    ChangeMembers::RemoveNodes(stale.collect()),
+                    ChangeMembers::RemoveNodes(stale),
                     ChangeMembers::AddNodes([(raft_id, member.clone())].into()),
                 ];
                 (ChangeMembers::Batch(changes), MembershipStep::Admit)
@@ -250,11 +230,6 @@ impl Members {
         self.metrics.directory.membership_steps.at(step).increment(1);
     }
 
-    fn is_leaving(&self, node: NodeId) -> bool {
-        let governed = self.governed.lock();
-        governed.as_ref().is_some_and(|governed| governed.membership.is_leaving(node))
-    }
-
     /// The group as it is, and what says so. None if we do not lead.
     fn look(&self) -> Option<(Group, Arc<StoredMembership>)> {
         let metrics = self.raft.metrics();
@@ -265,36 +240,26 @@ impl Members {
         let last = metrics.last_log_index.unwrap_or_default();
         let answers = |raft_id: RaftId| {
             let heard_at = heard.get(&raft_id).copied().flatten();
-            raft_id == metrics.id
-                || heard_at.is_some_and(|at| at.into_inner().elapsed() <= self.silence_max)
+            heard_at.is_some_and(|at| at.into_inner().elapsed() <= self.silence_max)
         };
         let is_caught_up = |raft_id: RaftId| {
             let matched = matched.get(&raft_id).copied().flatten();
-            raft_id == metrics.id || matched.is_some_and(|log| log.index + LAG_MAX >= last)
+            matched.is_some_and(|log| log.index + LAG_MAX >= last)
         };
-        let sight = |directory: &Directory, raft_id: RaftId, member: &Member| {
-            let run = directory.current(member.node).and_then(|run| directory.run(run));
-            match run.map(|run| run.disk.0) {
-                Some(disk) if disk != raft_id && members.get_node(&disk).is_some() => {
-                    Sight::Replaced
-                }
-                Some(disk) if disk != raft_id || !answers(raft_id) => Sight::Silent,
-                Some(_) if is_caught_up(raft_id) => Sight::CaughtUp,
-                Some(_) => Sight::Behind,
-                None => Sight::Silent,
-            }
+        let following = |DiskId(raft_id)| match raft_id {
+            ourselves if ourselves == metrics.id => Following::Closely,
+            other if !answers(other) => Following::No,
+            other if !is_caught_up(other) => Following::FarBehind,
+            _ => Following::Closely,
         };
-        let members = self.replica.read(|directory| {
-            let seen = members.nodes().map(|(raft_id, member)| {
-                let sight = sight(directory, *raft_id, member);
-                let seen = posthorn_core::membership::Member { node: member.node, sight };
-                (DiskId(*raft_id), seen)
-            });
-            seen.collect()
-        });
+        let nodes = members.nodes().map(|(raft_id, member)| (DiskId(*raft_id), member.node));
+        let nodes = nodes.collect();
         let set = |voters: &BTreeSet<RaftId>| voters.iter().copied().map(DiskId).collect();
-        let voters = known.membership().get_joint_config().iter().map(set).collect();
-        Some((Group { leader: DiskId(metrics.id), voters, members }, known))
+        let voters = members.get_joint_config().iter().map(set).collect();
+        let group = self.replica.read(|directory| {
+            Group::seen(DiskId(metrics.id), voters, &nodes, directory, following)
+        });
+        Some((group, known))
     }
 }
 

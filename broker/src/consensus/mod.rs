@@ -271,6 +271,8 @@ impl Consensus {
         let _ = self.words.send(Word::Leaving).await;
         self.proposals.hand_over().await;
         let Some(run) = self.may_act() else { return };
+        // Before the directory gives the run up: nobody acts as one that is over.
+        self.standing.leave(run);
         let left = async {
             loop {
                 match self.proposals.propose(Command::Evict { run }, LEAVE_TIMEOUT).await {
@@ -284,7 +286,6 @@ impl Consensus {
             Ok(()) => info!(%run, "left"),
             Err(_) => warn!(%run, "left without a word"),
         }
-        self.standing.leave(run);
     }
 
     /// Whether runs of other nodes know of this one.

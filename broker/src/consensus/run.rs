@@ -255,3 +255,31 @@ impl RunHolder {
 fn micros(time: BootTime) -> u64 {
     u64::try_from(time.0.as_micros()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_acts_beyond_the_end_of_the_lease_however_late_a_timer_is() {
+        let run = NodeRun { node: NodeId(3), incarnation: 7 };
+        let standing = Standing::new(run.node);
+        standing.begin(run);
+        assert_eq!(standing.may_act(), None, "without a lease");
+        let now = boot_now();
+        standing.extend(now + Duration::from_secs(3600));
+        assert_eq!(standing.may_act(), Some(run));
+        standing.extend(now);
+        assert_eq!(standing.may_act(), None);
+    }
+
+    #[test]
+    fn a_run_that_has_left_acts_no_longer_and_is_known() {
+        let run = NodeRun { node: NodeId(3), incarnation: 7 };
+        let standing = Standing::new(run.node);
+        standing.begin(run);
+        standing.extend(boot_now() + Duration::from_secs(3600));
+        standing.leave(run);
+        assert_eq!((standing.may_act(), standing.left()), (None, Some(run)));
+    }
+}

@@ -1,134 +1,181 @@
-//! The network, the log, the backend, the faults, and what must hold.
+//! Machines, the network between them, and the backend.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use posthorn_core::admission::{Admission, Candidate};
 use posthorn_core::connection::Verdict;
 use posthorn_core::directory::{Applied, Command, Directory};
-use posthorn_core::ids::{ConnectionId, NodeId, NodeRun};
-use posthorn_core::liveness::{BootTime, FailureDetector};
-use posthorn_core::placement::{self, Located};
+use posthorn_core::ids::{ConnectionId, DiskId, NodeId, NodeRun};
+use posthorn_core::liveness::BootTime;
 
 use crate::chance::Chance;
+use crate::govern::Leader;
 use crate::process::{Process, Wish};
+use crate::raft::Raft;
+use crate::told::{Happened, Told};
 
-const PATIENCE: Duration = Duration::from_millis(3000);
 /// A cut-off leader takes itself for one no longer than this; nobody else is elected sooner.
 const ELECTION: Duration = Duration::from_millis(500);
 const STEP: Duration = Duration::from_millis(20);
-const DELAY_MAX: Duration = Duration::from_millis(150);
+pub(crate) const DELAY_MAX: Duration = Duration::from_millis(150);
 const STEPS: u64 = 1200;
-/// Longer than patience, the longest delay and a few calls together.
-const SETTLING_STEPS: u64 = 800;
+/// Longer than patience, the longest delay and a few calls together, several times: one change of the
+/// members may have to wait for another.
+const SETTLING_STEPS: u64 = 1000;
+/// Entries that a disk may catch up in a step.
+const CAUGHT_UP_MAX: usize = 40;
 
 pub(crate) struct World {
-    chance: Chance,
-    start: Instant,
-    now: Duration,
-    machines: Vec<Machine>,
-    lives: u64,
-    leader: Option<Leader>,
-    /// Every command in the order of the log, and the directory after the last.
-    log: Vec<Command>,
-    truth: Directory,
+    pub(crate) chance: Chance,
+    pub(crate) start: Instant,
+    pub(crate) now: Duration,
+    pub(crate) machines: Vec<Machine>,
+    pub(crate) lives: u64,
+    pub(crate) voters_max: usize,
+    pub(crate) raft: Raft,
+    pub(crate) leader: Option<Leader>,
+    terms: u64,
+    /// Who is to be elected next, if that can be.
+    pub(crate) successor: Option<DiskId>,
+    /// The directory after all that is in the log.
+    pub(crate) truth: Directory,
     /// What is on its way, by the time of its arrival.
     network: BTreeMap<(Duration, u64), Packet>,
     packets: u64,
-    backend: BTreeMap<ConnectionId, Called>,
-    calm: bool,
-    told: Told,
+    pub(crate) backend: BTreeMap<ConnectionId, Called>,
+    /// How many times fewer faults there are than in the worst of worlds.
+    pub(crate) peace: u64,
+    pub(crate) calm: bool,
+    pub(crate) told: Told,
 }
 
-struct Machine {
+pub(crate) struct Machine {
     /// Speed of its clock in parts of a thousand, and what it showed at the start.
     rate: u64,
     offset: Duration,
-    disk: Option<u32>,
-    process: Option<Process>,
-    cut_at: Option<Duration>,
+    /// None once it was lost.
+    pub(crate) disk: Option<Disk>,
+    pub(crate) process: Option<Process>,
+    pub(crate) cut_at: Option<Duration>,
+    /// Whether its operator wants it to be a node.
+    pub(crate) is_wanted: bool,
 }
 
-struct Leader {
-    machine: usize,
-    life: u64,
-    detector: FailureDetector,
-    since: Duration,
+#[derive(Clone, Copy)]
+pub(crate) struct Disk {
+    pub(crate) id: DiskId,
+    pub(crate) incarnation: Option<u32>,
 }
 
 #[derive(Default)]
-struct Called {
-    verdict: Option<Verdict>,
-    disconnects: u32,
+pub(crate) struct Called {
+    pub(crate) verdict: Option<Verdict>,
+    pub(crate) disconnects: u32,
     /// The client has seen its 101 and not yet the end.
-    open: bool,
+    pub(crate) open: bool,
+    /// The run that asked for the verdict.
+    pub(crate) by: Option<NodeRun>,
 }
 
-enum Packet {
-    Proposal { from: usize, life: u64, command: Command },
-    Answer { to: usize, life: u64, command: Command, applied: Applied },
-    Beat { from: usize, life: u64, run: NodeRun, sent_at: BootTime },
-    BeatAnswer { to: usize, life: u64, run: NodeRun, sent_at: BootTime, current: bool },
-    Verdict { to: usize, life: u64, id: ConnectionId },
-    Disconnected { to: usize, life: u64, id: ConnectionId },
-}
-
-/// How much happened: what the test demands to see.
-#[derive(Debug, Default)]
-pub(crate) struct Told {
-    opened: u64,
-    evicted: u64,
-    repeated: u64,
-    fenced: u64,
-    heirs_called: u64,
-    elections: u64,
-}
-
-impl Told {
-    pub(crate) fn add(&mut self, other: &Told) {
-        let Told { opened, evicted, repeated, fenced, heirs_called, elections } = other;
-        self.opened += opened;
-        self.evicted += evicted;
-        self.repeated += repeated;
-        self.fenced += fenced;
-        self.heirs_called += heirs_called;
-        self.elections += elections;
-    }
-
-    pub(crate) fn is_eventful(&self) -> bool {
-        let Told { opened, evicted, repeated, fenced, heirs_called, elections } = self;
-        [opened, evicted, repeated, fenced, heirs_called, elections]
-            .iter()
-            .all(|count| **count > 50)
-    }
+pub(crate) enum Packet {
+    Proposal {
+        from: usize,
+        life: u64,
+        command: Command,
+    },
+    Answer {
+        to: usize,
+        life: u64,
+        command: Command,
+        applied: Applied,
+    },
+    Beat {
+        from: usize,
+        life: u64,
+        run: NodeRun,
+        sent_at: BootTime,
+    },
+    BeatAnswer {
+        to: usize,
+        life: u64,
+        run: NodeRun,
+        sent_at: BootTime,
+        current: bool,
+    },
+    Verdict {
+        to: usize,
+        life: u64,
+        id: ConnectionId,
+    },
+    Disconnected {
+        to: usize,
+        life: u64,
+        id: ConnectionId,
+    },
+    /// The client answers a Close frame.
+    Left {
+        to: usize,
+        life: u64,
+        id: ConnectionId,
+    },
+    Ask {
+        from: usize,
+        life: u64,
+        candidate: Candidate,
+    },
+    Told {
+        to: usize,
+        life: u64,
+        admission: Admission,
+    },
+    /// By the leader of that term.
+    Eviction {
+        term: u64,
+        run: NodeRun,
+    },
 }
 
 impl World {
     pub(crate) fn new(seed: u64) -> World {
         let mut chance = Chance::new(seed);
-        let size = 3 + chance.below(2) * 2;
-        let machines = (0..size).map(|_| Machine {
+        let size = [1, 3, 3, 5][chance.below(4) as usize];
+        let machines = (0..size + 2).map(|index| Machine {
             // Slowest to fastest is 1.4, just inside patience / lease.
             rate: 850 + chance.below(341),
             offset: Duration::from_secs(chance.below(1000)),
             disk: None,
             process: None,
             cut_at: None,
+            is_wanted: index < size,
         });
-        World {
+        let mut world = World {
             machines: machines.collect(),
+            voters_max: [1, 3, 5][chance.below(3) as usize],
+            peace: 1 + chance.below(6),
             chance,
             start: Instant::now(),
             now: Duration::ZERO,
             lives: 0,
+            raft: Raft::default(),
             leader: None,
-            log: Vec::new(),
+            terms: 0,
+            successor: None,
             truth: Directory::default(),
             network: BTreeMap::new(),
             packets: 0,
             backend: BTreeMap::new(),
             calm: false,
             told: Told::default(),
-        }
+        };
+        let initial = (0..size).map(|index| {
+            let disk = world.new_disk();
+            world.machines[index].disk = Some(disk);
+            (disk.id, NodeId(index as u32))
+        });
+        let initial = initial.collect();
+        world.raft.form(initial);
+        world
     }
 
     pub(crate) fn run(mut self) -> Told {
@@ -139,11 +186,11 @@ impl World {
         for machine in &mut self.machines {
             machine.cut_at = None;
         }
+        if !self.machines.iter().any(|machine| machine.is_wanted) {
+            self.machines[0].is_wanted = true;
+        }
         for _ in 0..SETTLING_STEPS {
             self.step();
-        }
-        for process in self.machines.iter().filter_map(|machine| machine.process.as_ref()) {
-            assert_eq!(process.replica, self.truth, "replicas tell the same story differently");
         }
         self.assert_settled();
         self.told
@@ -154,9 +201,11 @@ impl World {
         for index in 0..self.machines.len() {
             self.disturb(index);
         }
+        self.disturb_leader();
         self.elect();
         self.deliver();
-        self.evict();
+        self.govern();
+        self.operate();
         for index in 0..self.machines.len() {
             self.replicate(index);
             self.turn(index);
@@ -164,89 +213,52 @@ impl World {
         self.assert_promises();
     }
 
-    fn disturb(&mut self, index: usize) {
-        let machine = &mut self.machines[index];
-        match &machine.process {
-            None if self.calm || self.chance.one_in(40) => {
-                self.lives += 1;
-                let node = NodeId(index as u32);
-                let replica = Directory::default();
-                machine.process = Some(Process::new(node, self.lives, machine.disk, replica));
-            }
-            None => (),
-            Some(_) if self.calm => (),
-            Some(_) if self.chance.one_in(400) => self.crash(index),
-            Some(_) if machine.cut_at.is_none() && self.chance.one_in(300) => {
-                machine.cut_at = Some(self.now);
-            }
-            Some(_) if machine.cut_at.is_some() && self.chance.one_in(120) => {
-                machine.cut_at = None;
-            }
-            Some(_) => self.move_clients(index),
-        }
-    }
-
-    fn crash(&mut self, index: usize) {
-        if let Some(process) = self.machines[index].process.take() {
-            for id in process.connections.keys() {
-                self.backend.entry(*id).or_default().open = false;
-            }
-        }
-    }
-
-    fn move_clients(&mut self, index: usize) {
-        let boot = self.boot(index);
-        let Some(process) = &mut self.machines[index].process else { return };
-        let ids: Vec<_> = process.connections.keys().copied().collect();
-        let wishes = if process.may_act(boot).is_some() && self.chance.one_in(6) {
-            process.open(ConnectionId::from_random(self.chance.bits()))
-        } else if !ids.is_empty() && self.chance.one_in(8) {
-            process.on_left(ids[self.chance.below(ids.len() as u64) as usize])
-        } else {
-            return;
-        };
-        self.grant(index, wishes);
-    }
-
-    /// Somebody who reaches a majority leads; a leader that does not, stops.
+    /// Somebody for whom a quorum votes leads; a leader that does not reach one, or is drained, stops.
     fn elect(&mut self) {
-        let reachable = |machine: &Machine| machine.process.is_some() && machine.cut_at.is_none();
-        let up: Vec<_> =
-            (0..self.machines.len()).filter(|i| reachable(&self.machines[*i])).collect();
-        let has_majority = up.len() * 2 > self.machines.len();
+        let reached = self.reached();
+        let has_quorum = self.raft.has_quorum(&reached);
         if let Some(leader) = &self.leader {
             let machine = &self.machines[leader.machine];
-            let alive = machine.process.as_ref().is_some_and(|process| process.life == leader.life);
+            let process = machine.process.as_ref().filter(|process| process.life == leader.life);
             let cut_for = machine.cut_at.map(|at| self.now - at);
-            if alive && cut_for.is_none_or(|cut_for| cut_for < ELECTION) && has_majority {
-                return;
+            let is_followed = cut_for.is_none_or(|cut_for| cut_for < ELECTION) && has_quorum;
+            let others = self.raft.voters.iter().flatten().filter(|voter| **voter != leader.disk);
+            let heir = others.copied().find(|voter| reached.contains(voter));
+            match process {
+                Some(process) if is_followed && process.is_closing() && heir.is_some() => {
+                    self.hand_over(heir);
+                }
+                Some(_) if is_followed => return,
+                Some(_) | None => self.leader = None,
             }
-            self.leader = None;
         }
-        let may_elect = has_majority && (self.calm || self.chance.one_in(20));
-        if may_elect && let Some(machine) = up.get(self.chance.below(up.len() as u64) as usize) {
-            let detector = FailureDetector::new(PATIENCE);
-            let life = self.machines[*machine].process.as_ref().map_or(0, |process| process.life);
-            self.leader = Some(Leader { machine: *machine, life, detector, since: self.now });
-            self.told.elections += 1;
-        }
-    }
-
-    fn evict(&mut self) {
-        let Some(leader) = &self.leader else { return };
-        if self.machines[leader.machine].cut_at.is_some() || leader.since == self.now {
+        let is_time = self.calm || self.successor.is_some() || self.chance.one_in(15);
+        if !has_quorum || !is_time {
             return;
         }
-        let boot = self.boot(leader.machine);
-        let Some(leader) = &mut self.leader else { return };
-        leader.detector.watch(boot, self.truth.current_runs().map(|(run, _)| run));
-        for run in leader.detector.silent(boot).collect::<Vec<_>>() {
-            self.commit(Command::Evict { run });
-            self.told.evicted += 1;
-        }
+        let successor = self.successor.take();
+        let Some(disk) = self.raft.elect(&reached, successor, &mut self.chance) else { return };
+        let holds = |machine: &Machine| machine.disk.is_some_and(|held| held.id == disk);
+        let Some(machine) = self.machines.iter().position(holds) else { return };
+        let life = self.machines[machine].process.as_ref().map_or(0, |process| process.life);
+        self.terms += 1;
+        self.leader = Some(self.new_leader(self.terms, (machine, life, disk)));
+        self.told.count(Happened::Elected);
     }
 
-    fn commit(&mut self, command: Command) -> Applied {
+    /// The disks of those who hear each other.
+    pub(crate) fn reached(&self) -> BTreeSet<DiskId> {
+        let is_reached = |machine: &&Machine| machine.process.is_some() && machine.cut_at.is_none();
+        let machines = self.machines.iter().filter(is_reached);
+        machines.filter_map(|machine| machine.disk.map(|disk| disk.id)).collect()
+    }
+
+    /// Whether any disk of the node is a member's.
+    pub(crate) fn is_member(&self, index: usize) -> bool {
+        self.raft.members.values().any(|node| *node == NodeId(index as u32))
+    }
+
+    pub(crate) fn commit(&mut self, command: Command) -> Applied {
         let fenced = match &command {
             Command::Update { run, .. } | Command::Evict { run } => !self.truth.is_current(*run),
             Command::Join { .. } | Command::Raise { .. } => false,
@@ -257,34 +269,43 @@ impl World {
             assert_eq!(applied, Applied::Fenced, "{command:?}");
             assert_eq!(self.truth, before, "a run that is over changed something: {command:?}");
         }
-        self.log.push(command);
-        self.told.repeated += u64::from(applied == Applied::Repeated);
-        self.told.fenced += u64::from(applied == Applied::Fenced);
+        self.raft.log.push(command);
+        self.raft.acknowledge(&self.reached(), &mut self.chance);
+        match applied {
+            Applied::Repeated => self.told.count(Happened::Repeated),
+            Applied::Fenced => self.told.count(Happened::Fenced),
+            _ => (),
+        }
         applied
     }
 
     fn replicate(&mut self, index: usize) {
         let behind = if self.calm { 0 } else { self.chance.below(6) as usize };
         let machine = &mut self.machines[index];
-        let Some(process) = &mut machine.process else { return };
-        if machine.cut_at.is_some() {
+        let (Some(process), None) = (&mut machine.process, machine.cut_at) else { return };
+        if !self.raft.members.contains_key(&process.disk) {
             return;
         }
-        while process.applied + behind < self.log.len() {
-            process.replica.apply(&self.log[process.applied]);
+        let log = self.raft.disks.entry(process.disk).or_default();
+        let committed = self.raft.log.len();
+        *log = (*log).max(committed.saturating_sub(behind).min(*log + CAUGHT_UP_MAX));
+        let known = committed.saturating_sub(behind).min(*log);
+        while process.applied < known {
+            process.replica.apply(&self.raft.log[process.applied]);
             process.applied += 1;
         }
     }
 
     fn turn(&mut self, index: usize) {
         let (boot, now) = (self.boot(index), self.start + self.now);
+        let chance = self.chance.below(u64::MAX);
         if let Some(process) = &mut self.machines[index].process {
-            let wishes = process.turn(boot, now);
+            let wishes = process.turn(boot, now, chance);
             self.grant(index, wishes);
         }
     }
 
-    fn grant(&mut self, index: usize, wishes: Vec<Wish>) {
+    pub(crate) fn grant(&mut self, index: usize, wishes: Vec<Wish>) {
         for wish in wishes {
             let Some(life) = self.machines[index].process.as_ref().map(|process| process.life)
             else {
@@ -292,7 +313,9 @@ impl World {
             };
             match wish {
                 Wish::Persist { incarnation } => {
-                    self.machines[index].disk = Some(incarnation);
+                    if let Some(disk) = &mut self.machines[index].disk {
+                        disk.incarnation = Some(incarnation);
+                    }
                     let boot = self.boot(index);
                     if let Some(process) = &mut self.machines[index].process {
                         process.tenure.on_persisted(boot);
@@ -304,19 +327,37 @@ impl World {
                 Wish::Beat { run, sent_at } => {
                     self.send(index, Packet::Beat { from: index, life, run, sent_at });
                 }
-                Wish::CallConnect(id) => self.later(Packet::Verdict { to: index, life, id }),
+                Wish::Ask(candidate) => {
+                    self.send(index, Packet::Ask { from: index, life, candidate });
+                }
+                Wish::CallConnect(id) => {
+                    let boot = self.boot(index);
+                    let by = self.process(index, life).and_then(|process| process.may_act(boot));
+                    self.backend.entry(id).or_default().by = by;
+                    self.later(Packet::Verdict { to: index, life, id });
+                }
                 Wish::CallDisconnect(id) => self.call_disconnect(index, life, id),
                 Wish::Settle(id) => {
                     let open = self.backend.entry(id).or_default().open;
                     assert!(!open, "{id}: an heir ends a connection that still lives");
-                    self.told.heirs_called += 1;
+                    self.told.count(Happened::HeirCalled);
                     self.call_disconnect(index, life, id);
                 }
                 Wish::Opened(id) => {
-                    self.told.opened += 1;
+                    self.told.count(Happened::Opened);
                     self.backend.entry(id).or_default().open = true;
                 }
                 Wish::Closed(id) => self.backend.entry(id).or_default().open = false,
+                Wish::Farewell(_) if self.chance.one_in(8) => (),
+                Wish::Farewell(id) => self.later(Packet::Left { to: index, life, id }),
+                Wish::Drained { run, left } => {
+                    self.assert_drained(run, left);
+                    self.crash(index);
+                }
+                Wish::End => {
+                    self.told.count(Happened::Outside);
+                    self.crash(index);
+                }
             }
         }
     }
@@ -342,7 +383,7 @@ impl World {
         self.later(packet);
     }
 
-    fn later(&mut self, packet: Packet) {
+    pub(crate) fn later(&mut self, packet: Packet) {
         let delay = self.chance.up_to(DELAY_MAX);
         self.deliver_at(self.now + delay, packet);
     }
@@ -364,7 +405,7 @@ impl World {
     fn arrive(&mut self, packet: Packet) {
         match packet {
             Packet::Proposal { from, life, command } => {
-                if self.leads(from) {
+                if self.leads(from) && self.may_commit(&command) {
                     let applied = self.commit(command.clone());
                     self.send(from, Packet::Answer { to: from, life, command, applied });
                 }
@@ -387,9 +428,8 @@ impl World {
                     {
                         process.on_committed(number)
                     }
-                    (Command::Update { .. } | Command::Evict { .. } | Command::Raise { .. }, _) => {
-                        Vec::new()
-                    }
+                    (Command::Evict { run }, _) => process.on_evicted(run).into_iter().collect(),
+                    (Command::Update { .. } | Command::Raise { .. }, _) => Vec::new(),
                 };
                 self.grant(to, wishes);
             }
@@ -401,6 +441,25 @@ impl World {
                 }
             }
             Packet::Verdict { to, life, id } => self.judge(to, life, id),
+            Packet::Left { to, life, id } => {
+                let wishes = self.process(to, life).map(|process| process.on_left(id));
+                self.grant(to, wishes.unwrap_or_default());
+            }
+            Packet::Ask { from, life, candidate } => {
+                if self.leads(from)
+                    && let Some(admission) = self.admit(candidate)
+                {
+                    self.send(from, Packet::Told { to: from, life, admission });
+                }
+            }
+            Packet::Told { to, life, admission } => {
+                let boot = self.boot(to);
+                let wish = self
+                    .process(to, life)
+                    .and_then(|process| process.on_admission(boot, admission));
+                self.grant(to, wish.into_iter().collect());
+            }
+            Packet::Eviction { term, run } => self.on_eviction(term, run),
             Packet::Disconnected { to, life, id } => {
                 if let Some(process) = self.process(to, life) {
                     process.on_disconnected(id);
@@ -409,14 +468,23 @@ impl World {
         }
     }
 
+    /// Only members join.
+    fn may_commit(&self, command: &Command) -> bool {
+        match command {
+            Command::Join { disk, .. } => self.raft.members.contains_key(disk),
+            Command::Update { .. } | Command::Evict { .. } | Command::Raise { .. } => true,
+        }
+    }
+
     /// Whether a word from this node reaches a leader that can commit.
     fn leads(&self, from: usize) -> bool {
         let is_up = |leader: &Leader| self.machines[leader.machine].cut_at.is_none();
         let reaches = self.machines[from].cut_at.is_none();
-        self.leader.as_ref().is_some_and(|leader| is_up(leader) && reaches)
+        let has_quorum = self.raft.has_quorum(&self.reached());
+        has_quorum && self.leader.as_ref().is_some_and(|leader| is_up(leader) && reaches)
     }
 
-    fn is_leader(&self, node: usize) -> bool {
+    pub(crate) fn is_leader(&self, node: usize) -> bool {
         self.leader.as_ref().is_some_and(|leader| leader.machine == node)
     }
 
@@ -425,15 +493,9 @@ impl World {
         if !self.leads(from) && !self.is_leader(from) {
             return;
         }
-        let current = self.truth.is_current(run);
-        let Some(machine) = self.leader.as_ref().map(|leader| leader.machine) else { return };
-        let boot = self.boot(machine);
-        if let Some(leader) = &mut self.leader
-            && current
-        {
-            leader.detector.on_beat(boot, run);
+        if let Some(current) = self.hear_beat(run) {
+            self.send(from, Packet::BeatAnswer { to: from, life, run, sent_at, current });
         }
-        self.send(from, Packet::BeatAnswer { to: from, life, run, sent_at, current });
     }
 
     fn judge(&mut self, to: usize, life: u64, id: ConnectionId) {
@@ -455,35 +517,8 @@ impl World {
     }
 
     /// What the node's own clock shows.
-    fn boot(&self, index: usize) -> BootTime {
+    pub(crate) fn boot(&self, index: usize) -> BootTime {
         let machine = &self.machines[index];
         BootTime(machine.offset + self.now * machine.rate as u32 / 1000)
-    }
-
-    fn assert_promises(&self) {
-        for (index, machine) in self.machines.iter().enumerate() {
-            let Some(process) = &machine.process else { continue };
-            let Some(run) = process.may_act(self.boot(index)) else { continue };
-            assert!(self.truth.is_current(run), "{run} acts although the directory gave it up");
-            for (id, client) in &process.connections {
-                if client.upgraded {
-                    let located = placement::locate(&self.truth, *id);
-                    assert_eq!(located, Located::At(run), "{id} is open and cannot be found");
-                }
-            }
-        }
-    }
-
-    /// All is healed and quiet: the directory holds exactly what is open, nothing is owed.
-    fn assert_settled(&self) {
-        let open = |(id, called): (&ConnectionId, &Called)| called.open.then_some(*id);
-        let opened: BTreeSet<_> = self.backend.iter().filter_map(open).collect();
-        let held: BTreeSet<_> = self.truth.entries().map(|(id, _)| id).collect();
-        assert_eq!(held, opened, "the directory and the sockets disagree");
-        for (id, called) in &self.backend {
-            let owed = matches!(called.verdict, Some(Verdict::Accepted | Verdict::Unknown { .. }));
-            assert!(!owed || called.open || called.disconnects > 0, "{id}: no $disconnect");
-            assert!(!called.open || called.disconnects == 0, "{id}: open, yet $disconnect");
-        }
     }
 }

@@ -1,10 +1,11 @@
 //! What is asked of the leader about the membership.
 
+use posthorn_core::admission::Admission;
 use posthorn_core::membership::RemoveError;
 use posthorn_proto::cluster::v1 as wire;
 
 use super::{Wire, WireError};
-use crate::consensus::members::{Admission, AdmitRequest, Removal};
+use crate::consensus::members::{AdmitRequest, Removal};
 
 impl Wire for AdmitRequest {
     type Message = wire::AdmitRequest;
