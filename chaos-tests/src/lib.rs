@@ -17,6 +17,7 @@ pub mod issuer;
 pub mod lambda;
 pub mod load;
 pub mod management;
+pub mod mutants;
 pub mod oracle;
 pub mod papers;
 pub mod power;
