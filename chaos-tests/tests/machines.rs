@@ -34,15 +34,15 @@ async fn a_power_cut_on_all_nodes_costs_no_vote_and_nobody_who_was_let_in() {
         cluster.equip(node, power.environment(&cluster.data_dir(node)));
         cluster.spawn(node).await;
     }
+    for node in all {
+        cluster.wait_ready(node).await;
+    }
+    let mut clients = JoinSet::new();
+    connect_to_all(&cluster, &mut clients);
+    // Of all rounds: a call that was under way when its node died may come late.
+    let mut told = BTreeSet::new();
     for (first, loss) in [(0, Loss::All), (1, Loss::Some)] {
-        for node in all {
-            cluster.wait_ready(node).await;
-        }
         let mut let_in = BTreeSet::new();
-        let mut clients = JoinSet::new();
-        for node in all {
-            clients.spawn(connect_for_ever(cluster.url(node)));
-        }
         while let_in.len() < 60 {
             let_in.insert(id_in(&backend.event_of("CONNECT").await));
         }
@@ -54,11 +54,13 @@ async fn a_power_cut_on_all_nodes_costs_no_vote_and_nobody_who_was_let_in() {
         for process in processes {
             process.wait().await;
         }
-        drop(clients);
         for node in all {
             power.cut(&cluster.data_dir(node), loss);
         }
-        let_in.extend(backend.drain().await.iter().map(id_in));
+        for event in backend.drain().await {
+            let seen = if is_connect(&event) { &mut let_in } else { &mut told };
+            seen.insert(id_in(&event));
+        }
 
         // By itself it knows only what is on its disk.
         cluster.spawn(first).await;
@@ -69,9 +71,19 @@ async fn a_power_cut_on_all_nodes_costs_no_vote_and_nobody_who_was_let_in() {
         for node in all.into_iter().filter(|node| *node != first) {
             cluster.spawn(node).await;
         }
-        while !let_in.is_empty() {
-            let_in.remove(&id_in(&backend.event_of("DISCONNECT").await));
+        for node in all {
+            cluster.wait_ready(node).await;
         }
+        connect_to_all(&cluster, &mut clients);
+        while !let_in.is_subset(&told) {
+            told.insert(id_in(&backend.event_of("DISCONNECT").await));
+        }
+    }
+}
+
+fn connect_to_all(cluster: &Cluster, clients: &mut JoinSet<()>) {
+    for node in 0..cluster.len() {
+        clients.spawn(connect_for_ever(cluster.url(node)));
     }
 }
 
@@ -81,6 +93,10 @@ async fn connect_for_ever(url: String) {
     while let Ok(client) = Client::connect(&url).await {
         clients.push(client);
     }
+}
+
+fn is_connect(event: &Value) -> bool {
+    event["requestContext"]["eventType"] == "CONNECT"
 }
 
 fn id_in(event: &Value) -> String {
