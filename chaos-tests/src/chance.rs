@@ -19,6 +19,10 @@ impl Chance {
         (word ^ (word >> 31)) % bound
     }
 
+    pub(crate) fn fill(&mut self, bytes: &mut [u8]) {
+        bytes.fill_with(|| self.below(256) as u8);
+    }
+
     pub fn coin(&mut self) -> bool {
         self.below(2) == 0
     }

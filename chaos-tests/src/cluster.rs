@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use futures_util::future::join_all;
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Bytes;
 use hyper_util::client::legacy::Client as HttpClient;
@@ -60,13 +61,19 @@ pub struct Cluster {
     nodes: Vec<Option<Process>>,
     options: Options,
     founding: Founding,
-    fabric: Vec<SocketAddr>,
+    place: Place,
     /// What each is started with from now on, beside its configuration.
     environments: Vec<Vec<(String, String)>>,
-    /// On loopback, if there are none.
-    hosts: Option<Arc<Hosts>>,
     /// Goes last: the nodes' logs are in it.
     folder: TempDir,
+}
+
+/// Where the nodes are.
+enum Place {
+    /// At loopback addresses of their fabrics.
+    Loopback(Vec<SocketAddr>),
+    /// Each on a host of its own, known to the others by a name.
+    Hosts(Arc<Hosts>),
 }
 
 impl Default for Options {
@@ -89,18 +96,15 @@ impl Cluster {
 
     /// The same, with each node on a host of its own, at the usual ports. The first `voters` form it.
     pub async fn start_on(hosts: Arc<Hosts>, options: Options, voters: usize) -> Cluster {
-        let index = |id| usize::try_from(id).expect("there are few nodes");
-        let address = |id| SocketAddr::new(hosts.address(Host::Node(index(id))), FABRIC_PORT);
-        let fabric = (0..options.nodes).map(address).collect();
         let founding = Founding { voters, keys: String::new() };
-        Cluster::prepare_at(options, founding, fabric, Some(hosts)).started().await
+        let cluster = Cluster::prepare_at(options, founding, Place::Hosts(hosts));
+        cluster.know_names(true);
+        cluster.started().await
     }
 
     async fn started(self) -> Cluster {
         let mut cluster = self;
-        for index in 0..cluster.nodes.len() {
-            cluster.spawn(index).await;
-        }
+        cluster.spawn_all().await;
         for index in 0..cluster.nodes.len() {
             cluster.wait_ready(index).await;
         }
@@ -115,15 +119,10 @@ impl Cluster {
 
     pub fn prepare_founded(options: Options, founding: Founding) -> Cluster {
         let fabric = pick_addresses(options.nodes);
-        Cluster::prepare_at(options, founding, fabric, None)
+        Cluster::prepare_at(options, founding, Place::Loopback(fabric))
     }
 
-    fn prepare_at(
-        options: Options,
-        founding: Founding,
-        fabric: Vec<SocketAddr>,
-        hosts: Option<Arc<Hosts>>,
-    ) -> Cluster {
+    fn prepare_at(options: Options, founding: Founding, place: Place) -> Cluster {
         let folder = TempDir::with_prefix("posthorn-").expect("a folder can be made");
         let name = ClusterName::try_from("test").expect("it is a name");
         let authority = DevAuthority::new(&name).expect("an authority can be made");
@@ -132,11 +131,43 @@ impl Cluster {
         }
         let nodes = (0..options.nodes).map(|_| None).collect();
         let environments = vec![Vec::new(); options.nodes as usize];
-        let cluster = Cluster { nodes, options, founding, fabric, environments, hosts, folder };
+        let cluster = Cluster { nodes, options, founding, place, environments, folder };
         for index in 0..cluster.nodes.len() {
-            std::fs::write(cluster.config_path(index), cluster.config(index)).expect("a file");
+            cluster.write_config(index);
         }
         cluster
+    }
+
+    /// Has nodes that do not run come back elsewhere, as [`Hosts::shift`] says, behind the same names.
+    pub fn move_nodes(&self, nodes: &[usize]) {
+        self.hosts().shift(nodes);
+        for index in nodes {
+            self.write_config(*index);
+        }
+        self.know_names(true);
+    }
+
+    /// Has the nodes' names lead to where they are, or nowhere.
+    pub fn know_names(&self, are_known: bool) {
+        let hosts = self.hosts();
+        let line = |index| format!("{} {}\n", hosts.fabric_address(Host::Node(index)), name(index));
+        let names = (0..self.len()).map(line).filter(|_| are_known);
+        std::fs::write(self.names_path(), names.collect::<String>()).expect("a file");
+    }
+
+    fn hosts(&self) -> &Hosts {
+        match &self.place {
+            Place::Hosts(hosts) => hosts,
+            Place::Loopback(_) => panic!("loopback has no hosts"),
+        }
+    }
+
+    fn write_config(&self, index: usize) {
+        std::fs::write(self.config_path(index), self.config(index)).expect("a file");
+    }
+
+    fn names_path(&self) -> PathBuf {
+        self.folder.path().join("hosts")
     }
 
     pub fn len(&self) -> usize {
@@ -164,15 +195,34 @@ impl Cluster {
 
     /// Starts a node's process, for the first time or again on its disk.
     pub async fn spawn(&mut self, index: usize) {
-        let namespace = self.hosts.as_ref();
-        let namespace = namespace.map(|hosts| hosts.namespace(Host::Node(index)));
-        let environment = self.environments[index].clone();
-        self.spawn_with(index, &Launch { environment, namespace, ..Launch::default() }).await;
+        self.spawn_with(index, &self.launch(index)).await;
+    }
+
+    /// Starts the processes of all nodes at once.
+    pub async fn spawn_all(&mut self) {
+        let start = |index| {
+            let (config, launch) = (self.config_path(index), self.launch(index));
+            async move { Some(Process::start_with(&config, &launch).await) }
+        };
+        self.nodes = join_all((0..self.len()).map(start)).await;
     }
 
     /// What a node is to be started with from its next start on.
     pub fn equip(&mut self, index: usize, environment: Vec<(String, String)>) {
         self.environments[index] = environment;
+    }
+
+    fn launch(&self, index: usize) -> Launch {
+        let environment = self.environments[index].clone();
+        match &self.place {
+            Place::Loopback(_) => Launch { environment, ..Launch::default() },
+            Place::Hosts(hosts) => Launch {
+                environment,
+                namespace: Some(hosts.namespace(Host::Node(index))),
+                names: Some(self.names_path()),
+                ..Launch::default()
+            },
+        }
     }
 
     /// The nodes whose processes run.
@@ -249,29 +299,47 @@ impl Cluster {
         self.folder.path().join(format!("data-{index}"))
     }
 
+    fn listen(&self, index: usize) -> SocketAddr {
+        match &self.place {
+            Place::Loopback(fabric) => fabric[index],
+            Place::Hosts(hosts) => (hosts.fabric_address(Host::Node(index)), FABRIC_PORT).into(),
+        }
+    }
+
+    /// Where the others look for its fabric.
+    fn address(&self, index: usize) -> String {
+        match &self.place {
+            Place::Loopback(fabric) => fabric[index].to_string(),
+            Place::Hosts(_) => format!("{}:{FABRIC_PORT}", name(index)),
+        }
+    }
+
     /// The configuration of a node, as it is written to its file.
     pub fn config(&self, index: usize) -> String {
         let folder = self.folder.path().display();
-        let own = self.fabric[index];
-        let ip = own.ip();
+        let (listen, advertise) = (self.listen(index), self.address(index));
+        let ip = match &self.place {
+            Place::Loopback(_) => listen.ip(),
+            Place::Hosts(hosts) => hosts.address(Host::Node(index)),
+        };
         let mut text = format!(
             "node: {{ id: {index}, data_dir: \"{folder}/data-{index}\" }}\n\
              cluster:\n  name: test\n  initial_voters:\n"
         );
-        for (id, address) in self.fabric.iter().enumerate().take(self.founding.voters) {
-            let _ = writeln!(text, "    - {{ id: {id}, address: \"{address}\" }}");
+        for id in 0..self.founding.voters {
+            let _ = writeln!(text, "    - {{ id: {id}, address: \"{}\" }}", self.address(id));
         }
         text.push_str(&self.founding.keys);
         let _ = write!(
             text,
-            "fabric:\n  listen: \"{own}\"\n  advertise: \"{own}\"\n  \
+            "fabric:\n  listen: \"{listen}\"\n  advertise: \"{advertise}\"\n  \
                ca_file: \"{folder}/ca.pem\"\n  cert_file: \"{folder}/node-{{id}}.pem\"\n  \
                key_file: \"{folder}/node-{{id}}.key\"\n"
         );
         if !self.options.settings.contains("admin:") {
-            let admin = match self.hosts {
-                Some(_) => format!("{ip}:{ADMIN_PORT}\", insecure: true"),
-                None => format!("{ip}:0\""),
+            let admin = match self.place {
+                Place::Loopback(_) => format!("{ip}:0\""),
+                Place::Hosts(_) => format!("{ip}:{ADMIN_PORT}\", insecure: true"),
             };
             let _ = writeln!(text, "admin: {{ listen: \"{admin} }}");
         }
@@ -290,6 +358,11 @@ impl Cluster {
         text.push_str(&self.options.apis);
         text
     }
+}
+
+/// By which the others know a node that is on a host of its own.
+fn name(index: usize) -> String {
+    format!("node-{index}.test")
 }
 
 pub async fn http_get(url: &str) -> Option<(u16, String)> {

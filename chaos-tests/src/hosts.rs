@@ -7,15 +7,19 @@
 use std::fs::File;
 use std::future::Future;
 use std::io::Write as _;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::sched::{CloneFlags, setns};
 use parking_lot::Mutex;
 
-/// The last part of the address of the outside. Nodes count from 1.
+use crate::detour::{Detour, Trick};
+use crate::flood::{Flood, Flooded};
+
+/// The last part of the addresses of the outside. Nodes count from 1.
 const OUTSIDE: u8 = 200;
+const SWITCH: u8 = 254;
 const PREFIX: &str = "posthorn";
 /// The ports of every node, since each has a host of its own.
 pub const EDGE_PORT: u16 = 8080;
@@ -28,6 +32,10 @@ pub struct Hosts {
     name: String,
     nodes: usize,
     rules: Mutex<Vec<String>>,
+    /// The last part of the address of each node's fabric.
+    fabric: Mutex<Vec<u8>>,
+    detour: Mutex<Option<Detour>>,
+    flood: Mutex<Option<Flood>>,
 }
 
 /// Who may be cut off from whom.
@@ -66,7 +74,15 @@ impl Hosts {
         remove_orphans();
         let number = BUILT.fetch_add(1, Ordering::Relaxed);
         let name = format!("{PREFIX}-{}-{number}", std::process::id());
-        let hosts = Hosts { name, nodes, rules: Mutex::default() };
+        let fabric = (0..nodes).map(own_part).collect();
+        let hosts = Hosts {
+            name,
+            nodes,
+            rules: Mutex::default(),
+            fabric: Mutex::new(fabric),
+            detour: Mutex::default(),
+            flood: Mutex::default(),
+        };
         match hosts.set_up() {
             Ok(()) => Some(hosts),
             Err(error) if std::env::var_os("CI").is_some() && nix::unistd::geteuid().is_root() => {
@@ -84,13 +100,16 @@ impl Hosts {
         ip(&format!("netns add {switch}"))?;
         ip(&format!("-n {switch} link add br0 type bridge"))?;
         ip(&format!("-n {switch} link set br0 up"))?;
+        ip(&format!("-n {switch} addr add {}/24 dev br0", fabric_address(SWITCH)))?;
         for host in self.all() {
             let (namespace, port) = (self.namespace(host), self.port(host));
             ip(&format!("netns add {namespace}"))?;
             let peer = format!("type veth peer name eth0 netns {namespace}");
             ip(&format!("-n {switch} link add {port} {peer}"))?;
             ip(&format!("-n {switch} link set {port} master br0 up"))?;
-            ip(&format!("-n {namespace} addr add {}/24 dev eth0", self.address(host)))?;
+            for address in [self.address(host), self.fabric_address(host).into()] {
+                ip(&format!("-n {namespace} addr add {address}/24 dev eth0"))?;
+            }
             ip(&format!("-n {namespace} link set eth0 up"))?;
             ip(&format!("-n {namespace} link set lo up"))?;
         }
@@ -102,12 +121,45 @@ impl Hosts {
         self.nodes
     }
 
+    /// Of everything but the fabric. It never changes.
     pub fn address(&self, host: Host) -> IpAddr {
         let last = match host {
-            Host::Node(index) => u8::try_from(index + 1).expect("there are few nodes"),
+            Host::Node(index) => own_part(index),
             Host::Outside => OUTSIDE,
         };
         IpAddr::V4(Ipv4Addr::new(10, 77, 0, last))
+    }
+
+    /// Where its fabric is just now.
+    pub fn fabric_address(&self, host: Host) -> Ipv4Addr {
+        match host {
+            Host::Node(index) => fabric_address(self.fabric.lock()[index]),
+            Host::Outside => fabric_address(OUTSIDE),
+        }
+    }
+
+    /// Gives the fabric of each of these nodes the address of the next one's, and the last one's an
+    /// address that nobody has.
+    pub fn shift(&self, nodes: &[usize]) {
+        let mut fabric = self.fabric.lock();
+        let change = |what: &str, node: usize, last: u8| {
+            let namespace = self.namespace(Host::Node(node));
+            let changed =
+                ip(&format!("-n {namespace} addr {what} {}/24 dev eth0", fabric_address(last)));
+            changed.expect("the host is ours");
+        };
+        let mut lasts: Vec<_> = nodes.iter().map(|node| fabric[*node]).collect();
+        nodes.iter().zip(&lasts).for_each(|(node, last)| change("del", *node, *last));
+        lasts.remove(0);
+        lasts.extend((1..OUTSIDE).find(|last| !fabric.contains(last)));
+        for (node, last) in nodes.iter().zip(lasts) {
+            change("add", *node, last);
+            fabric[*node] = last;
+        }
+        // Nobody is to look for an address where it was.
+        for namespace in self.all().map(|host| self.namespace(host)).chain([self.switch()]) {
+            ip(&format!("-n {namespace} neigh flush all")).expect("the host is ours");
+        }
     }
 
     pub fn namespace(&self, host: Host) -> String {
@@ -123,11 +175,8 @@ impl Hosts {
     where
         F::Output: Send,
     {
-        let path = format!("/run/netns/{}", self.namespace(Host::Outside));
-        let enter = move || {
-            let namespace = File::open(&path).expect("the namespace is there");
-            setns(namespace, CloneFlags::CLONE_NEWNET).expect("we may enter it");
-        };
+        let namespace = self.namespace(Host::Outside);
+        let enter = move || enter(&namespace);
         let tell = || {
             enter();
             let mut runtime = tokio::runtime::Builder::new_multi_thread();
@@ -158,19 +207,61 @@ impl Hosts {
 
     /// Of what two hosts send each other between nodes, what is beyond that is lost, each way by itself.
     pub fn narrow(&self, one: Host, other: Host, kbytes_per_s: u32) {
-        let (one, other) = (self.address(one), self.address(other));
         let rule = |(from, to)| {
+            let between = self.between(from, to);
             format!(
-                "ip saddr {from} ip daddr {to} udp dport {FABRIC_PORT} \
+                "{between} udp dport {FABRIC_PORT} \
                  limit rate over {kbytes_per_s} kbytes/second burst 2 kbytes"
             )
         };
         self.change(|all| all.extend([(one, other), (other, one)].map(rule)));
     }
 
+    /// Plays a trick on the datagrams between nodes, from now on.
+    pub fn play(&self, trick: Trick) {
+        self.set_train_max(1);
+        *self.detour.lock() = Some(Detour::open(&self.switch(), trick));
+        self.change(|all| all.push(format!("udp sport {FABRIC_PORT}")));
+    }
+
+    /// On how many datagrams the trick was played so far.
+    pub fn played(&self) -> u64 {
+        self.detour.lock().as_ref().map_or(0, Detour::played)
+    }
+
     /// Everything passes again.
     pub fn heal(&self) {
         self.change(Vec::clear);
+        if self.detour.lock().take().is_some() {
+            self.set_train_max(u16::MAX);
+        }
+    }
+
+    /// How many datagrams at once a node may send as one. Longer trains fit on no other way.
+    fn set_train_max(&self, datagrams: u16) {
+        for node in (0..self.nodes).map(Host::Node) {
+            let namespace = self.namespace(node);
+            let set = ip(&format!("-n {namespace} link set eth0 gso_max_segs {datagrams}"));
+            set.expect("the host is ours");
+        }
+    }
+
+    /// Strangers speak to the fabrics of all nodes, from now on.
+    pub fn flood(&self) {
+        let target = |node| SocketAddrV4::new(self.fabric_address(Host::Node(node)), FABRIC_PORT);
+        let targets = (0..self.nodes).map(target).collect();
+        let own = self.fabric_address(Host::Outside);
+        let flood = Flood::begin(&self.namespace(Host::Outside), own, targets);
+        *self.flood.lock() = Some(flood);
+    }
+
+    /// None where there are no strangers.
+    pub fn flooded(&self) -> Option<Flooded> {
+        self.flood.lock().as_ref().map(Flood::so_far)
+    }
+
+    pub fn ebb(&self) {
+        *self.flood.lock() = None;
     }
 
     /// Pulls a host's cable, or puts it back.
@@ -181,8 +272,7 @@ impl Hosts {
     }
 
     fn rules_of(&self, cut: &Cut) -> Vec<String> {
-        let (from, to) = (self.address(cut.from), self.address(cut.to));
-        let between = format!("ip saddr {from} ip daddr {to}");
+        let between = self.between(cut.from, cut.to);
         let doors = format!("{{ {EDGE_PORT}, {API_PORT} }}");
         match cut.traffic {
             Traffic::All => vec![between],
@@ -191,6 +281,11 @@ impl Hosts {
                 vec![format!("{between} tcp dport {doors}"), format!("{between} tcp sport {doors}")]
             }
         }
+    }
+
+    fn between(&self, from: Host, to: Host) -> String {
+        let (from, to) = (self.port(from), self.port(to));
+        format!("iifname \"{from}\" oifname \"{to}\" ether type ip")
     }
 
     /// All rules are replaced at once.
@@ -241,6 +336,24 @@ impl Cut {
     pub fn between(one: Host, other: Host, traffic: Traffic) -> [Cut; 2] {
         [Cut { from: one, to: other, traffic }, Cut { from: other, to: one, traffic }]
     }
+}
+
+/// The thread is on that host from now on, and so are those that it starts.
+///
+/// # Panics
+///
+/// If it cannot be.
+pub(crate) fn enter(namespace: &str) {
+    let namespace = File::open(format!("/run/netns/{namespace}")).expect("the namespace is there");
+    setns(namespace, CloneFlags::CLONE_NEWNET).expect("we may enter it");
+}
+
+fn own_part(node: usize) -> u8 {
+    u8::try_from(node + 1).expect("there are few nodes")
+}
+
+fn fabric_address(last: u8) -> Ipv4Addr {
+    Ipv4Addr::new(10, 77, 1, last)
 }
 
 fn loss_rule(percent: u8) -> String {

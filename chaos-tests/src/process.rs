@@ -30,6 +30,8 @@ pub struct Launch {
     pub environment: Vec<(String, String)>,
     /// The network namespace that it runs in. Ours, if there is none.
     pub namespace: Option<String>,
+    /// What names lead to, as in hosts(5). As everywhere on the machine, if there is none.
+    pub names: Option<PathBuf>,
     /// How many files it may have open.
     pub files_max: Option<u32>,
     /// The control group that it is born into.
@@ -192,11 +194,16 @@ fn spawn_command(mut command: Command, log: &Path) -> Child {
 }
 
 fn command_of(launch: &Launch) -> Command {
-    let Launch { namespace, files_max, control_group, .. } = launch;
+    let Launch { namespace, names, files_max, control_group, .. } = launch;
     // Whoever starts it becomes the node, so that what is done to the process is done to the node.
     let mut words = Vec::new();
     if let Some(namespace) = namespace {
         words.extend(["nsenter".to_owned(), format!("--net=/run/netns/{namespace}")]);
+    }
+    if let Some(names) = names {
+        let script = "mount --bind \"$0\" /etc/hosts && exec \"$@\"";
+        words.extend(["unshare", "--mount", "sh", "-c", script].map(str::to_owned));
+        words.push(names.display().to_string());
     }
     if let Some(files_max) = files_max {
         let script = "ulimit -n \"$0\" && exec \"$@\"".to_owned();

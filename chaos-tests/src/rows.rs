@@ -3,8 +3,11 @@
 //! A row begins and ends in peace. Times are bounds that only a broken broker misses, since the machine
 //! may be busy with anything; what they came to is reported.
 
+mod datagrams;
 mod machines;
+mod moves;
 mod partitions;
+mod strangers;
 
 use std::time::{Duration, Instant};
 
@@ -42,6 +45,15 @@ pub enum Row {
     Loss,
     Narrow,
     MtuBlackHole,
+    Refused,
+    Rebound,
+    Late,
+    Doubled,
+    Spoilt,
+    Replayed,
+    Moved,
+    Nameless,
+    Strangers,
     Debts,
     TwoAlone,
     Ring,
@@ -67,6 +79,7 @@ impl Row {
         Row::FabricCut,
         Row::DoorsCut,
         Row::Loss,
+        Row::Rebound,
         Row::Debts,
     ];
 
@@ -90,6 +103,15 @@ impl Row {
         Row::Loss,
         Row::Narrow,
         Row::MtuBlackHole,
+        Row::Refused,
+        Row::Rebound,
+        Row::Late,
+        Row::Doubled,
+        Row::Spoilt,
+        Row::Replayed,
+        Row::Moved,
+        Row::Nameless,
+        Row::Strangers,
         Row::Debts,
         Row::TwoAlone,
         Row::Ring,
@@ -130,6 +152,15 @@ impl Row {
             Row::DoorsCut => "doors-cut",
             Row::Loss => "loss",
             Row::MtuBlackHole => "mtu-black-hole",
+            Row::Refused => "refused",
+            Row::Rebound => "rebound",
+            Row::Late => "late",
+            Row::Doubled => "doubled",
+            Row::Spoilt => "spoilt",
+            Row::Replayed => "replayed",
+            Row::Moved => "moved",
+            Row::Nameless => "nameless",
+            Row::Strangers => "strangers",
             Row::Debts => "debts",
             Row::Narrow => "narrow",
             Row::TwoAlone => "two-alone",
@@ -167,8 +198,17 @@ impl Row {
             Row::AllApart => partitions::all_apart(world).await,
             Row::FabricCut => partitions::fabric_cut(world).await,
             Row::DoorsCut => doors_cut(world).await,
-            Row::Loss => loss(world).await,
-            Row::MtuBlackHole => mtu_black_hole(world).await,
+            Row::Loss => datagrams::loss(world).await,
+            Row::MtuBlackHole => datagrams::mtu_black_hole(world).await,
+            Row::Refused => datagrams::refused(world).await,
+            Row::Rebound => datagrams::rebound(world).await,
+            Row::Late => datagrams::late(world).await,
+            Row::Doubled => datagrams::doubled(world).await,
+            Row::Spoilt => datagrams::spoilt(world).await,
+            Row::Replayed => datagrams::replayed(world).await,
+            Row::Moved => moves::moved(world).await,
+            Row::Nameless => moves::nameless(world).await,
+            Row::Strangers => strangers::strangers(world).await,
             Row::Debts => debts(world).await,
             Row::Narrow => partitions::narrow(world).await,
             Row::TwoAlone => partitions::two_alone(world).await,
@@ -367,32 +407,39 @@ async fn doors_cut(world: &mut World) -> Vec<Figure> {
     vec![("told", told)]
 }
 
-/// F24.
-async fn loss(world: &mut World) -> Vec<Figure> {
-    let leader = world.leader().await;
-    let term = term(world, leader).await;
-    let since = world.history.now();
-    let fault = Fault::Loss(30);
-    world.begin(&fault).await;
-    posted(world, since).await;
-    world.end(&fault).await;
-    world.peace().await;
-    let later = self::term(world, leader).await;
-    assert!(later <= term + 3.0, "the term ran away from {term} to {later}");
-    assert_eq!(outcomes(world, since, &[Outcome::Silence]), 0, "each post is answered");
-    Vec::new()
+/// How things stood before a fault that nobody is to notice.
+struct Before {
+    since: u64,
+    leader: usize,
+    term: f64,
+    evictions: f64,
 }
 
-/// F30.
-async fn mtu_black_hole(world: &mut World) -> Vec<Figure> {
-    let since = world.history.now();
-    let fault = Fault::Mtu(1250);
-    world.begin(&fault).await;
-    posted(world, since).await;
-    let connects = world.connects_at(&others(world, usize::MAX)).await;
-    assert_eq!(outcomes(world, since, &[Outcome::Silence]), 0, "each post is answered");
-    world.end(&fault).await;
-    vec![("connects", connects)]
+impl Before {
+    async fn of(world: &World) -> Before {
+        let leader = world.leader().await;
+        let (term, evictions) = (term(world, leader).await, evictions(world).await);
+        Before { since: world.history.now(), leader, term, evictions }
+    }
+
+    /// Nobody was given up since, leaders changed no more than on any busy machine, all nodes let clients
+    /// in, and each post was answered in time.
+    async fn goes_on(&self, world: &World) -> Vec<Figure> {
+        let nodes = others(world, usize::MAX);
+        let mut connects = Duration::ZERO;
+        for node in nodes {
+            connects = connects.max(world.connects_at(&[node]).await);
+        }
+        assert_eq!(evictions(world).await, self.evictions, "nobody is given up");
+        let (term, later) = (self.term, term(world, self.leader).await);
+        assert!(later <= term + 3.0, "the term ran away from {term} to {later}");
+        let posts = posts(&world.history.since(self.since), |_, _| true);
+        let slowest = posts.iter().map(|(took, _)| *took).max().unwrap_or_default();
+        at_most(slowest, Duration::from_secs(3) + SLACK / 5, "posts");
+        let answered = posts.iter().all(|(_, outcome)| *outcome != Outcome::Silence);
+        assert!(answered, "each post is answered");
+        vec![("slowest post", slowest), ("connects", connects)]
+    }
 }
 
 /// Waits until the clients of all these connections saw the end. Gives when the last did.

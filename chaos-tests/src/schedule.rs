@@ -3,11 +3,23 @@
 use std::time::Duration;
 
 use crate::chance::Chance;
+use crate::detour::Trick;
 use crate::hosts::{Cut, Host, Traffic};
 use crate::world::Fault;
 
 /// Faults that overlap: each begins and ends at a time from the storm's beginning on.
 pub type Storm = Vec<(Duration, Duration, Fault)>;
+
+/// What only one fault at a time can have.
+#[derive(PartialEq, Eq)]
+enum Claim {
+    Process(usize),
+    /// All that is done to links ends together.
+    Links,
+    Names,
+    Strangers,
+    Cable(usize),
+}
 
 pub struct Schedule {
     chance: Chance,
@@ -22,29 +34,15 @@ impl Schedule {
     /// One to three faults of two to twelve seconds.
     pub fn next_storm(&mut self) -> Storm {
         let count = 1 + self.below(3);
-        let mut killed_or_paused = Vec::new();
-        let mut has_cut = false;
+        let mut claimed = Vec::new();
         let mut storm = Vec::new();
         for _ in 0..count {
             let fault = self.fault();
-            // What is dead cannot be paused, and all cuts heal together.
-            let is_possible = match &fault {
-                Fault::Kill(nodes) => nodes.iter().all(|node| !killed_or_paused.contains(node)),
-                Fault::Pause(node) => !killed_or_paused.contains(node),
-                Fault::Cut(_) | Fault::Loss(_) | Fault::Mtu(_) | Fault::Narrow { .. } => !has_cut,
-                Fault::Unplug(_) => true,
-            };
-            if !is_possible {
+            let claims = claims(&fault);
+            if claims.iter().any(|claim| claimed.contains(claim)) {
                 continue;
             }
-            match &fault {
-                Fault::Kill(nodes) => killed_or_paused.extend(nodes),
-                Fault::Pause(node) => killed_or_paused.push(*node),
-                Fault::Cut(_) | Fault::Loss(_) | Fault::Mtu(_) | Fault::Narrow { .. } => {
-                    has_cut = true;
-                }
-                Fault::Unplug(_) => (),
-            }
+            claimed.extend(claims);
             let begins = Duration::from_millis(self.below(4000));
             let lasts = Duration::from_millis(2000 + self.below(10_000));
             storm.push((begins, begins + lasts, fault));
@@ -57,7 +55,7 @@ impl Schedule {
         let other = (node + 1 + self.below(self.nodes as u64 - 1) as usize) % self.nodes;
         let (here, there) = (Host::Node(node), Host::Node(other));
         let others = (0..self.nodes).filter(|other| *other != node).map(Host::Node);
-        match self.below(12) {
+        match self.below(20) {
             0 | 1 => Fault::Kill(vec![node]),
             2 => Fault::Kill(vec![node, other]),
             3 | 4 => Fault::Pause(node),
@@ -73,8 +71,24 @@ impl Schedule {
             }
             9 => Fault::Cut(Cut::between(Host::Outside, here, Traffic::Doors).to_vec()),
             10 => Fault::Loss(10 + self.below(30) as u8),
+            11 => Fault::Move(vec![node]),
+            12 => Fault::Nameless,
+            13 => Fault::Flood,
+            14 => Fault::Play(self.delay()),
+            15 => Fault::Play(Trick::Double),
+            16 => Fault::Play(Trick::Spoil(1 + self.below(10) as u8)),
+            17 => Fault::Play(Trick::Replay),
+            18 => Fault::Play(match self.below(2) {
+                0 => Trick::Rebind(200 + self.below(2000) as u32),
+                _ => Trick::Refuse(10 + self.below(30) as u8),
+            }),
             _ => Fault::Unplug(node),
         }
+    }
+
+    fn delay(&mut self) -> Trick {
+        let mean = Duration::from_millis(1 + self.below(200));
+        Trick::Delay { mean, spread: mean / 2 }
     }
 
     fn node(&mut self) -> usize {
@@ -83,6 +97,22 @@ impl Schedule {
 
     fn below(&mut self, bound: u64) -> u64 {
         self.chance.below(bound)
+    }
+}
+
+fn claims(fault: &Fault) -> Vec<Claim> {
+    match fault {
+        Fault::Kill(nodes) => nodes.iter().map(|node| Claim::Process(*node)).collect(),
+        Fault::Move(nodes) => {
+            nodes.iter().map(|node| Claim::Process(*node)).chain([Claim::Names]).collect()
+        }
+        Fault::Pause(node) => vec![Claim::Process(*node)],
+        Fault::Cut(_) | Fault::Loss(_) | Fault::Mtu(_) | Fault::Narrow { .. } | Fault::Play(_) => {
+            vec![Claim::Links]
+        }
+        Fault::Nameless => vec![Claim::Names],
+        Fault::Flood => vec![Claim::Strangers],
+        Fault::Unplug(node) => vec![Claim::Cable(*node)],
     }
 }
 

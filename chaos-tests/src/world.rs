@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use crate::cluster::{Cluster, Options};
+use crate::detour::Trick;
 use crate::history::{self, Event, History, Kind, Record};
 use crate::hosts::{Cut, Host, Hosts};
 use crate::load::{Doors, Load, Plan};
@@ -34,6 +35,11 @@ pub struct World {
 pub enum Fault {
     /// The processes are gone, and come back on their disks when it is over.
     Kill(Vec<usize>),
+    /// The processes are gone, and come back on their disks at other addresses behind their names when
+    /// it is over: each where the next one was, and the last where nobody was.
+    Move(Vec<usize>),
+    /// Nodes' names lead nowhere.
+    Nameless,
     /// The process does nothing until it is over.
     Pause(usize),
     Cut(Vec<Cut>),
@@ -47,6 +53,10 @@ pub enum Fault {
         other: usize,
         kbytes_per_s: u32,
     },
+    /// Something else is done to datagrams between nodes.
+    Play(Trick),
+    /// Strangers speak to the nodes' fabrics.
+    Flood,
     /// A host's cable is pulled.
     Unplug(usize),
 }
@@ -101,7 +111,7 @@ impl World {
 
     pub async fn begin(&mut self, fault: &Fault) {
         match fault {
-            Fault::Kill(nodes) => {
+            Fault::Kill(nodes) | Fault::Move(nodes) => {
                 let processes: Vec<_> = nodes.iter().map(|node| self.cluster.take(*node)).collect();
                 for process in &processes {
                     process.signal(Signal::SIGKILL);
@@ -112,6 +122,7 @@ impl World {
                 }
                 return;
             }
+            Fault::Nameless => self.cluster.know_names(false),
             Fault::Pause(node) => self.cluster.node(*node).pause().await,
             Fault::Cut(cuts) => self.hosts.cut(cuts),
             Fault::Loss(percent) => self.hosts.lose(*percent),
@@ -119,6 +130,8 @@ impl World {
             Fault::Narrow { one, other, kbytes_per_s } => {
                 self.hosts.narrow(Host::Node(*one), Host::Node(*other), *kbytes_per_s);
             }
+            Fault::Play(trick) => self.hosts.play(*trick),
+            Fault::Flood => self.hosts.flood(),
             Fault::Unplug(node) => self.hosts.set_link(Host::Node(*node), false),
         }
         self.say_begun(fault);
@@ -126,19 +139,29 @@ impl World {
 
     pub async fn end(&mut self, fault: &Fault) {
         match fault {
-            Fault::Kill(nodes) => {
-                for node in nodes {
-                    self.started_at[*node] = self.history.now();
-                    self.cluster.spawn(*node).await;
-                }
+            Fault::Kill(nodes) => self.spawn(nodes).await,
+            Fault::Move(nodes) => {
+                self.cluster.move_nodes(nodes);
+                self.spawn(nodes).await;
             }
+            Fault::Nameless => self.cluster.know_names(true),
             Fault::Pause(node) => self.cluster.node(*node).signal(Signal::SIGCONT),
-            Fault::Cut(_) | Fault::Loss(_) | Fault::Mtu(_) | Fault::Narrow { .. } => {
-                self.hosts.heal();
-            }
+            Fault::Cut(_)
+            | Fault::Loss(_)
+            | Fault::Mtu(_)
+            | Fault::Narrow { .. }
+            | Fault::Play(_) => self.hosts.heal(),
+            Fault::Flood => self.hosts.ebb(),
             Fault::Unplug(node) => self.hosts.set_link(Host::Node(*node), true),
         }
         self.history.record(Event::FaultEnd { fault: format!("{fault:?}") });
+    }
+
+    async fn spawn(&mut self, nodes: &[usize]) {
+        for node in nodes {
+            self.started_at[*node] = self.history.now();
+            self.cluster.spawn(*node).await;
+        }
     }
 
     /// Faults that overlap, one after the other as they come.
