@@ -171,3 +171,29 @@ async fn nobody_waits_for_a_node_that_was_given_up() {
     assert!(began.elapsed() < DEADLINE / 2, "each was told before its deadline");
     assert_eq!(post(&one).await, Code::NotFound);
 }
+
+/// It no longer knows how much was committed: without an election, which tells, it would take
+/// connections for gone that were opened just before.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_led_before_a_restart_leads_again_by_an_election_only() {
+    let mut cluster = Cluster::start(Options::default()).await;
+    let term = leaders_term(&cluster, 0.0).await;
+    // All at once, so that nobody else is elected meanwhile.
+    let processes: Vec<_> = (0..cluster.len()).map(|node| cluster.take(node)).collect();
+    processes.iter().for_each(|process| process.signal(Signal::SIGKILL));
+    for process in processes {
+        process.wait().await;
+    }
+    cluster.spawn_all().await;
+    leaders_term(&cluster, term).await;
+}
+
+/// Once it is later than another.
+async fn leaders_term(cluster: &Cluster, than: f64) -> f64 {
+    let leader = cluster.leader().await;
+    eventually("a later term", || async {
+        let term = cluster.metric(leader, "posthorn_raft_term").await?;
+        (term > than).then_some(term)
+    })
+    .await
+}

@@ -423,6 +423,9 @@ fn raft_config(settings: &ClusterSettings) -> Result<RaftConfig, openraft::Confi
         quorum_loss_probe_interval: Some(election_timeout * 2),
         // Otherwise a node that was cut off comes back with a larger term and unseats the leader.
         enable_pre_vote: Some(true),
+        // Who led and restarts does not know how much was committed: without an election, which tells,
+        // its directory would be behind, and be believed.
+        enable_leader_restore: Some(false),
         snapshot_policy: SnapshotPolicy::LogsSinceLast(settings.snapshot_entries),
         max_in_snapshot_log_to_keep: settings.snapshot_entries / 5,
         max_payload_entries: ENTRIES_A_MESSAGE,
