@@ -2,6 +2,7 @@
 //
 //     node backend.mjs 127.0.0.1:9000 http://127.0.0.1:8081/dev
 
+import { randomUUID } from 'node:crypto';
 import { createServer } from 'node:http';
 
 const [listen, endpoint] = process.argv.slice(2);
@@ -42,7 +43,7 @@ const handlers = {
 // Whether it arrived at the node that holds the connection. A key, one for each message, has what is
 // posted again delivered once.
 async function post(id, text) {
-  const key = { 'amz-sdk-invocation-id': crypto.randomUUID() };
+  const key = { 'amz-sdk-invocation-id': randomUUID() };
   for (let attempt = 0; attempt < 3; attempt += 1) {
     const response = await fetch(`${endpoint}/@connections/${id}`, {
       method: 'POST',

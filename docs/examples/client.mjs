@@ -1,4 +1,4 @@
-// A WebSocket that comes back. For browsers, and for Node.js 22 or later.
+// A WebSocket that comes back. For browsers and Node.js 22; earlier ones need the package ws.
 //
 //     const client = connect('wss://ws.example.com/prod?name=ann', { onMessage: console.log });
 //     client.send(JSON.stringify({ action: 'say', text: 'hello' }));
@@ -27,7 +27,9 @@ export function connect(url, { onMessage = () => {}, onOpen = () => {}, onEnd = 
       onOpen(socket);
     };
     socket.onmessage = (event) => onMessage(event.data);
-    // Always follows, also where the handshake was refused; then the code is 1006.
+    // The end follows, and says more.
+    socket.onerror = () => {};
+    // Also where the handshake was refused; then the code is 1006.
     socket.onclose = ({ code, reason }) => {
       clearTimeout(stable);
       if (!isWanted || FINAL.has(code)) {
