@@ -209,12 +209,10 @@ impl Node {
         spawn(&background, &all, answer_fences(fences, gateway.clone()));
         spawn(&background, &all, gateway.clone().follow_evictions());
         spawn(&background, &all, exporter.clone().run_upkeep());
-        for watched in self.watched_certificates {
-            let outcomes = gateway.metrics().reloads.certificates.clone();
-            spawn(&background, &all, watched.keep_fresh(hangups.clone(), outcomes));
+        for watched in self.watched_certificates.into_iter().chain([self.watched_definitions]) {
+            let metrics = gateway.metrics().clone();
+            spawn(&background, &all, watched.keep_fresh(hangups.clone(), metrics));
         }
-        let outcomes = gateway.metrics().reloads.definitions.clone();
-        spawn(&background, &all, self.watched_definitions.keep_fresh(hangups, outcomes));
         let shares = Shares::claim();
         let edge = Edge::new(&config.edge, self.edge_tls, gateway.clone(), shares);
         background.spawn(edge.serve(edge_listener, clients.clone(), serving.clone()));

@@ -21,7 +21,7 @@ use crate::config::Config;
 use crate::exchange::Gateway;
 use crate::exchange::stage::{Lasting, Stages};
 use crate::fabric::Fabric;
-use crate::telemetry::{ByLabel, Metrics, Reloaded};
+use crate::telemetry::{Metrics, ReloadMetrics, Reloaded};
 use crate::tls::ServerTls;
 
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -34,6 +34,8 @@ pub(crate) trait Reload: Send + Sync + 'static {
     fn files(&self) -> Vec<PathBuf>;
     /// What is wrong with the files leaves everything as it was.
     fn reload(&self) -> Result<(), String>;
+    /// Counts what a reading came to, and says how long what is in force is good for.
+    fn report(&self, outcome: Option<Reloaded>, metrics: &ReloadMetrics);
 }
 
 /// The API definitions, and what leads to them.
@@ -82,6 +84,12 @@ impl Reload for Definitions {
         }
         Ok(())
     }
+
+    fn report(&self, outcome: Option<Reloaded>, metrics: &ReloadMetrics) {
+        if let Some(outcome) = outcome {
+            metrics.definitions.at(outcome).increment(1);
+        }
+    }
 }
 
 /// The certificates of a listener.
@@ -103,6 +111,10 @@ impl Reload for ListenerTls {
     fn reload(&self) -> Result<(), String> {
         self.tls.reload().map_err(|error| error.to_string())
     }
+
+    fn report(&self, outcome: Option<Reloaded>, metrics: &ReloadMetrics) {
+        metrics.on_certificates(self.section, outcome, self.tls.expires_at_s());
+    }
 }
 
 impl Reload for Fabric {
@@ -116,6 +128,10 @@ impl Reload for Fabric {
 
     fn reload(&self) -> Result<(), String> {
         Fabric::reload(self).map_err(|error| error.to_string())
+    }
+
+    fn report(&self, outcome: Option<Reloaded>, metrics: &ReloadMetrics) {
+        metrics.on_certificates("fabric", outcome, self.papers_expire_at_s());
     }
 }
 
@@ -143,9 +159,10 @@ impl Watched {
     pub(crate) async fn keep_fresh(
         mut self,
         mut hangups: watch::Receiver<()>,
-        outcomes: ByLabel<Reloaded, metrics::Counter>,
+        metrics: Arc<Metrics>,
     ) {
         let mut last = self.seen.clone();
+        self.reload.report(None, &metrics.reloads);
         loop {
             let is_asked = tokio::select! {
                 Ok(()) = hangups.changed() => true,
@@ -157,8 +174,8 @@ impl Watched {
             // Nothing of it panics: the runtime is ending.
             let Ok(Looked { seen, now, outcome }) = looked.await else { return };
             (self.seen, last) = (seen, now);
-            if let Some(outcome) = outcome {
-                outcomes.at(outcome).increment(1);
+            if outcome.is_some() {
+                self.reload.report(outcome, &metrics.reloads);
             }
         }
     }

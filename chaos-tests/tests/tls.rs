@@ -70,7 +70,8 @@ async fn clients_come_over_tls_by_certificates_that_can_be_renewed() {
     what_is_no_tls_ends(edge).await;
 
     // A renewed certificate is shown to who comes next, and nobody is thrown out.
-    let renewed = authority.papers(&["one.test"]);
+    let until = Duration::from_secs(2_208_988_800);
+    let renewed = authority.papers_until(&["one.test"], SystemTime::UNIX_EPOCH + until);
     renewed.write(cluster.folder(), "one");
     eventually("a renewed certificate", || async {
         let stream = dial(edge, "one.test", authority.client(BOTH)).await.unwrap();
@@ -78,6 +79,7 @@ async fn clients_come_over_tls_by_certificates_that_can_be_renewed() {
     })
     .await;
     assert_eq!(cluster.metric(0, APPLIED).await, Some(1.0));
+    assert_eq!(expires(&cluster, "edge.tls").await, until.as_secs_f64());
     std::fs::write(cluster.folder().join("one.pem"), "nonsense").unwrap();
     eventually("a refused certificate", || async {
         (cluster.metric(0, REFUSED).await? == 1.0).then_some(())
@@ -94,6 +96,12 @@ async fn clients_come_over_tls_by_certificates_that_can_be_renewed() {
     })
     .await;
     assert_eq!(echo(&mut veteran, "still here").await, "still here");
+}
+
+async fn expires(cluster: &Cluster, section: &str) -> f64 {
+    let series = format!("posthorn_certificate_expiry_timestamp_seconds{{section=\"{section}\"}}");
+    let value = cluster.metric(0, &series).await;
+    value.unwrap_or_else(|| panic!("no {series}"))
 }
 
 /// Each ends by an alert, if it said anything at all, and is counted.

@@ -202,6 +202,12 @@ impl Fabric {
         [ca_file.clone(), cert_file.clone(), key_file.clone()]
     }
 
+    /// When the first certificate of its papers expires, the authority's included, in seconds since
+    /// 1970. None, if none ever does.
+    pub fn papers_expire_at_s(&self) -> Option<u64> {
+        self.common.papers().expires_at_s
+    }
+
     /// Reads the papers again, for the connections to come; those that are up live on. What is
     /// wrong with them leaves the old ones in force. Reads files: it may block for a moment.
     pub fn reload(&self) -> Result<(), TlsError> {

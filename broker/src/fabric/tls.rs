@@ -26,7 +26,7 @@ use rustls::{
 
 use super::names::{cluster_name, holder, server_name};
 use super::stats::{Purpose, RefusalCause};
-use crate::tls::{FileError, read_chain, read_key, read_roots};
+use crate::tls::{FileError, first_expiry, read_chain, read_key, read_roots};
 
 /// Where a node's papers are, in PEM. They may be replaced while the node runs.
 #[derive(Debug, Clone)]
@@ -61,6 +61,8 @@ pub(super) struct Papers {
     of_clients: Arc<dyn ClientCertVerifier>,
     /// From which is made what must be the same in each process of the node, and secret.
     pub(super) reset_seed: [u8; 32],
+    /// When the first of the certificates expires, the authorities' included, in seconds since 1970.
+    pub(super) expires_at_s: Option<u64>,
 }
 
 /// Where a check leaves the cause when it turns a peer away: TLS itself carries only an alert.
@@ -77,6 +79,7 @@ impl Papers {
         let provider = Arc::new(ring::default_provider());
         let roots = Arc::new(read_roots(ca_file)?);
         let chain = read_chain(cert_file)?;
+        let expiries = [first_expiry(&chain), first_expiry(&read_chain(ca_file)?)];
         let key = read_key(key_file)?;
         let reset_seed = seed_of(&key);
         let unusable = |error| FileError::Unusable { file: key_file.clone(), error };
@@ -94,6 +97,7 @@ impl Papers {
             roots,
             of_clients,
             reset_seed,
+            expires_at_s: expiries.into_iter().flatten().min(),
         };
         papers.check_own(files, node, &chain)?;
         Ok(papers)

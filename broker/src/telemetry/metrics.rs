@@ -5,7 +5,7 @@ use metrics::{Counter, Gauge, Histogram};
 use crate::telemetry::access_log::AccessLogs;
 use crate::telemetry::apis;
 use crate::telemetry::fabric::FabricMetrics;
-use crate::telemetry::registry::{ByLabel, Registry, label};
+use crate::telemetry::registry::{ByLabel, Registry, Values, label};
 use crate::telemetry::storage::StorageMetrics;
 
 /// The handles of all series. The text beside each name is what `/metrics` says of it. And the access
@@ -385,6 +385,23 @@ impl DrainMetrics {
     }
 }
 
+impl ReloadMetrics {
+    /// A section's certificates were read, or read again with that outcome. What is in force is good
+    /// until then; None, if it is for ever.
+    pub fn on_certificates(
+        &self,
+        section: &'static str,
+        outcome: Option<Reloaded>,
+        expires_at_s: Option<u64>,
+    ) {
+        if let Some(outcome) = outcome {
+            self.certificates.at(outcome).increment(1);
+        }
+        let at_s = expires_at_s.map_or(f64::INFINITY, |at_s| at_s as f64);
+        metrics::gauge!(CERTIFICATES_EXPIRE, "section" => section).set(at_s);
+    }
+}
+
 fn membership_steps(registry: &mut Registry) -> ByLabel<MembershipStep, Counter> {
     registry.counters(
         "posthorn_membership_steps_total",
@@ -393,8 +410,15 @@ fn membership_steps(registry: &mut Registry) -> ByLabel<MembershipStep, Counter>
     )
 }
 
+const CERTIFICATES_EXPIRE: &str = "posthorn_certificate_expiry_timestamp_seconds";
+
 impl ReloadMetrics {
     fn new(registry: &mut Registry) -> ReloadMetrics {
+        registry.describe_gauges(
+            CERTIFICATES_EXPIRE,
+            vec![("section", Values::Closed(vec!["fabric", "edge.tls", "api.tls"]))],
+            "When the first certificate of a section of the configuration expires, in seconds since 1970.",
+        );
         ReloadMetrics {
             definitions: registry.counters(
                 "posthorn_config_reloads_total",

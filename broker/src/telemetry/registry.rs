@@ -170,6 +170,17 @@ impl Registry {
         metrics::describe_counter!(name, help);
     }
 
+    /// The same for gauges.
+    pub(super) fn describe_gauges(
+        &mut self,
+        name: &'static str,
+        labels: Vec<(&'static str, Values)>,
+        help: &'static str,
+    ) {
+        self.describe(name, "gauge", labels, help);
+        metrics::describe_gauge!(name, help);
+    }
+
     /// The same for histograms of seconds.
     pub(super) fn describe_seconds(
         &mut self,

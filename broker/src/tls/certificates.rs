@@ -8,7 +8,7 @@ use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use webpki::EndEntityCert;
 
-use super::files::{FileError, read_chain, read_key};
+use super::files::{FileError, first_expiry, read_chain, read_key};
 use crate::config::tls::CertificateFiles;
 
 /// Certificates by the names that they are for. Who asks for a name that none has, or for none, gets
@@ -18,6 +18,8 @@ pub(super) struct Certificates {
     default: Arc<CertifiedKey>,
     /// Names in lower case, `*.` and all.
     by_name: BTreeMap<String, Arc<CertifiedKey>>,
+    /// When the first of them expires, in seconds since 1970.
+    pub(super) expires_at_s: Option<u64>,
 }
 
 impl Certificates {
@@ -27,8 +29,11 @@ impl Certificates {
         provider: &CryptoProvider,
     ) -> Result<Option<Certificates>, FileError> {
         let (mut default, mut by_name) = (None, BTreeMap::new());
+        let mut expires_at_s: Option<u64> = None;
         for CertificateFiles { cert_file, key_file } in pairs {
             let (chain, key) = (read_chain(cert_file)?, read_key(key_file)?);
+            let expiries = [expires_at_s, first_expiry(&chain)];
+            expires_at_s = expiries.into_iter().flatten().min();
             let unusable = |file: &std::path::Path, error| {
                 let file = file.to_owned();
                 FileError::Unusable { file, error }
@@ -46,7 +51,7 @@ impl Certificates {
             }
             default.get_or_insert(certified);
         }
-        Ok(default.map(|default| Certificates { default, by_name }))
+        Ok(default.map(|default| Certificates { default, by_name, expires_at_s }))
     }
 
     fn of_name(&self, name: &str) -> &Arc<CertifiedKey> {

@@ -4,16 +4,21 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustls::RootCertStore;
 use rustls::pki_types::pem::{self, PemObject as _};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use webpki::{EndEntityCert, KeyUsage};
 
 /// A key or chain is a few KiB.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
 /// The permissions of all who are neither a file's owner nor of its group.
 const OTHERS_MODE: u32 = 0o007;
+
+/// The end of the year 9999: the latest time that a certificate can name (RFC 5280, 4.1.2.5).
+const NEVER: Duration = Duration::from_secs(253_402_300_799);
 
 /// What is wrong, and with which file.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +51,21 @@ pub fn read_key(file: &Path) -> Result<PrivateKeyDer<'static>, FileError> {
     warn_if_exposed(file);
     PrivateKeyDer::from_pem_slice(&text)
         .map_err(|error| FileError::NotPem { file: file.to_owned(), error })
+}
+
+/// When the first of some certificates expires, in seconds since 1970. None, if none ever does.
+pub fn first_expiry(certificates: &[CertificateDer<'_>]) -> Option<u64> {
+    let never = UnixTime::since_unix_epoch(NEVER);
+    let expiry = |certificate| {
+        // What is asked of a certificate first is whether its time has passed.
+        let usage = KeyUsage::server_auth();
+        let parsed = EndEntityCert::try_from(certificate).ok()?;
+        match parsed.verify_for_usage(&[], &[], &[], never, usage, None, None).err()? {
+            webpki::Error::CertExpired { not_after, .. } => Some(not_after.as_secs()),
+            _ => None,
+        }
+    };
+    certificates.iter().filter_map(expiry).min()
 }
 
 /// Authorities.

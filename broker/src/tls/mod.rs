@@ -19,7 +19,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::config::tls::{ClientCertificate, ClientTrust, TlsSettings};
 use crate::tls::certificates::Certificates;
-pub use crate::tls::files::{FileError, read_chain, read_key, read_roots};
+pub use crate::tls::files::{FileError, first_expiry, read_chain, read_key, read_roots};
 pub use crate::tls::peer::client_names;
 
 /// The TLS of one listener.
@@ -27,7 +27,13 @@ pub struct ServerTls {
     settings: TlsSettings,
     /// What may be spoken above it (ALPN), the best first.
     protocols: &'static [&'static str],
-    config: RwLock<Arc<ServerConfig>>,
+    read: RwLock<Read>,
+}
+
+/// What was made of the files.
+struct Read {
+    config: Arc<ServerConfig>,
+    expires_at_s: Option<u64>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -49,13 +55,18 @@ impl ServerTls {
         settings: &TlsSettings,
         protocols: &'static [&'static str],
     ) -> Result<Arc<ServerTls>, TlsError> {
-        let config = RwLock::new(read(settings, protocols)?);
-        Ok(Arc::new(ServerTls { settings: settings.clone(), protocols, config }))
+        let read = RwLock::new(read(settings, protocols)?);
+        Ok(Arc::new(ServerTls { settings: settings.clone(), protocols, read }))
     }
 
     /// For one connection: of what was read last.
     pub fn acceptor(&self) -> TlsAcceptor {
-        TlsAcceptor::from(self.config.read().clone())
+        TlsAcceptor::from(self.read.read().config.clone())
+    }
+
+    /// When the first of its certificates expires, in seconds since 1970. None, if none ever does.
+    pub fn expires_at_s(&self) -> Option<u64> {
+        self.read.read().expires_at_s
     }
 
     /// Every file that it was made of.
@@ -65,16 +76,17 @@ impl ServerTls {
 
     /// Reads the files again, for the connections to come.
     pub fn reload(&self) -> Result<(), TlsError> {
-        let config = read(&self.settings, self.protocols)?;
-        *self.config.write() = config;
+        let read = read(&self.settings, self.protocols)?;
+        *self.read.write() = read;
         Ok(())
     }
 }
 
-fn read(settings: &TlsSettings, protocols: &[&str]) -> Result<Arc<ServerConfig>, TlsError> {
+fn read(settings: &TlsSettings, protocols: &[&str]) -> Result<Read, TlsError> {
     let provider = Arc::new(ring::default_provider());
     let certificates = Certificates::read(&settings.certificates(), &provider)?;
     let certificates = Arc::new(certificates.ok_or(TlsError::NoCertificate)?);
+    let expires_at_s = certificates.expires_at_s;
     let builder = ServerConfig::builder_with_provider(provider.clone())
         .with_protocol_versions(&[&version::TLS13, &version::TLS12])?;
     let builder = match &settings.clients {
@@ -94,5 +106,5 @@ fn read(settings: &TlsSettings, protocols: &[&str]) -> Result<Arc<ServerConfig>,
     };
     let mut config = builder.with_cert_resolver(certificates);
     config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
-    Ok(Arc::new(config))
+    Ok(Read { config: Arc::new(config), expires_at_s })
 }

@@ -104,6 +104,27 @@ async fn clients_are_believed_by_their_authority_alone() {
     }
 }
 
+#[test]
+fn it_is_known_when_the_first_certificate_expires() {
+    let office = Office::new();
+    let mut params = CertificateParams::new(vec!["own.example".to_owned()]).unwrap();
+    let expiry = |certificates: &[&CertificateDer<'static>]| {
+        first_expiry(&certificates.iter().copied().cloned().collect::<Vec<_>>())
+    };
+    params.not_after = rcgen::date_time_ymd(2040, 1, 1);
+    let later = office.sign(&params).certificate;
+    params.not_after = rcgen::date_time_ymd(2039, 1, 1);
+    let sooner = office.sign(&params).certificate;
+    params.not_after = rcgen::date_time_ymd(2020, 1, 1);
+    let long_ago = office.sign(&params).certificate;
+    params.not_after = rcgen::date_time_ymd(9999, 12, 31) + time::Duration::seconds(86_399);
+    let never = office.sign(&params).certificate;
+    assert_eq!(expiry(&[&later]), Some(2_208_988_800));
+    assert_eq!(expiry(&[&never, &later, &sooner]), Some(2_177_452_800));
+    assert_eq!(expiry(&[&sooner, &long_ago]), Some(1_577_836_800));
+    assert_eq!(expiry(&[&never]), None);
+}
+
 #[tokio::test]
 async fn what_is_wrong_with_new_files_leaves_the_old_ones_in_force() {
     let office = Office::new();
