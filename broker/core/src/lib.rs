@@ -12,6 +12,7 @@ pub mod connection;
 pub mod directory;
 pub mod drain;
 pub mod event;
+pub mod feed;
 pub mod frames;
 pub mod group;
 pub mod ids;

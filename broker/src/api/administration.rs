@@ -6,13 +6,18 @@ use posthorn_core::ids::NodeId;
 use posthorn_proto::v1::admin_service_server::AdminService;
 use posthorn_proto::v1::{
     DrainNodeRequest, DrainNodeResponse, GetClusterRequest, GetClusterResponse, RemoveNodeRequest,
-    RemoveNodeResponse,
+    RemoveNodeResponse, TailRequest, TailResponse,
 };
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
+use tracing::info;
 
 use crate::api::callers::Denied;
+use crate::api::connections::id_of;
 use crate::api::guard::caller_of;
 use crate::api::status::Told;
+use crate::api::tail;
 use crate::operator::Operator;
 
 pub(super) struct Administration {
@@ -54,6 +59,23 @@ impl AdminService for Administration {
         let node = NodeId(request.get_ref().node_id);
         self.operator.remove(node).await.map_err(Told::from)?;
         Ok(Response::new(RemoveNodeResponse {}))
+    }
+
+    type TailStream = ReceiverStream<Result<TailResponse, Status>>;
+
+    async fn tail(
+        &self,
+        request: Request<TailRequest>,
+    ) -> Result<Response<Self::TailStream>, Status> {
+        judge(&request)?;
+        let caller = caller_of(&request)?;
+        let TailRequest { connection_id, payloads } = request.into_inner();
+        let id = id_of(&connection_id).map_err(Told::from)?;
+        let onlooker = self.operator.tail(id, payloads).await.map_err(Told::from)?;
+        info!(caller = caller.name(), connection = %id, payloads, "somebody looks on at a connection");
+        let (events, shown) = mpsc::channel(tail::EVENTS_MAX);
+        tokio::spawn(tail::show(self.operator.clone(), onlooker, events));
+        Ok(Response::new(ReceiverStream::new(shown)))
     }
 }
 

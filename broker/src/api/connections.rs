@@ -250,7 +250,7 @@ fn post_of(
     Ok((connection, Post { message, progress, idempotency_key }))
 }
 
-fn id_of(text: &str) -> Result<ConnectionId, BadRequest> {
+pub(super) fn id_of(text: &str) -> Result<ConnectionId, BadRequest> {
     text.parse().map_err(|_| BadRequest::ConnectionId)
 }
 

@@ -10,6 +10,7 @@ mod listener;
 mod listing;
 mod management;
 mod status;
+mod tail;
 
 use std::future::Future;
 use std::sync::Arc;

@@ -10,7 +10,7 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::api::callers::{Denied, Unauthenticated};
 use crate::exchange::outcome::{DeliverError, Unavailable};
-use crate::operator::OperatorError;
+use crate::operator::{OperatorError, TailError};
 
 const DOMAIN: &str = "posthorn";
 /// When to try again what a full outbound queue refused.
@@ -42,6 +42,12 @@ impl Told {
     pub(super) fn draining() -> Told {
         let message = "this node is being shut down".to_owned();
         Told { code: Code::Unavailable, reason: "DRAINING", message, retry_after: None }
+    }
+
+    /// The caller left what was shown to him unread for too long.
+    pub(super) fn unread() -> Told {
+        let message = "what was shown was not read".to_owned();
+        Told { code: Code::ResourceExhausted, reason: "UNREAD", message, retry_after: None }
     }
 }
 
@@ -110,6 +116,21 @@ impl From<OperatorError> for Told {
             OperatorError::NoLeader(_) => (Code::Unavailable, "NO_LEADER"),
         };
         Told { code, reason, message: error.to_string(), retry_after: None }
+    }
+}
+
+impl From<TailError> for Told {
+    fn from(error: TailError) -> Told {
+        match error {
+            TailError::NotFound(error) => Told::from(error),
+            TailError::Owner(error) => Told::from(error),
+            TailError::TooMany => Told {
+                code: Code::ResourceExhausted,
+                reason: "TOO_MANY_TAILS",
+                message: error.to_string(),
+                retry_after: None,
+            },
+        }
     }
 }
 

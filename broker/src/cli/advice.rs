@@ -20,6 +20,8 @@ pub(super) fn of_reason(reason: &str) -> Option<&'static str> {
         "INVALID_PAGE_TOKEN" => "begin with the first page",
         "PAYLOAD_TOO_LARGE" => "`api.payload_bytes_max` says how large a message may be",
         "CLIENT_TOO_SLOW" => "nothing was sent: try again once the client has read",
+        "TOO_MANY_TAILS" => "end one of the others, or wait until it ends",
+        "UNREAD" => "read what is printed faster, or into a file",
         "THROTTLED" => "nothing was done: try again later",
         "IDEMPOTENCY_KEY_REUSED" => "nothing was sent: another message came with that key",
         "OWNER_UNREACHABLE" | "NO_QUORUM" | "FENCED" | "BUSY" => {

@@ -15,6 +15,7 @@ mod node;
 mod post;
 mod print;
 mod serve;
+mod tail;
 mod version;
 
 use std::path::PathBuf;
@@ -81,6 +82,11 @@ enum Command {
     /// See and close connections, through any node.
     #[command(subcommand)]
     Connections(ConnectionsCommand),
+    /// See what one connection does, live, from any node, until it ends.
+    ///
+    /// Needs the permission `*/*/admin`. Who reads too slowly loses events, and is told how many; the
+    /// connection is never slowed.
+    Tail(TailArguments),
     /// See the cluster, from any node.
     #[command(subcommand)]
     Cluster(ClusterCommand),
@@ -158,6 +164,22 @@ struct PostArguments {
 }
 
 #[derive(clap::Args)]
+struct TailArguments {
+    #[command(flatten)]
+    api: ApiArguments,
+    /// As the list shows it.
+    connection_id: String,
+    /// Show what payloads begin with, too: 4,096 bytes at most.
+    #[arg(long)]
+    payloads: bool,
+    /// Print a line of JSON for each event: `at_ms`, `event`, `lost` if events were lost before it; and by
+    /// what it is `bytes`, `is_binary`, `text`, `binary` in base64, `route`, `status`, `error`, `latency_us`,
+    /// `code`, `reason`, `cause`.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(clap::Args)]
 struct HealthArguments {
     /// The node's admin listener: host and port.
     #[arg(long, default_value = "127.0.0.1:9090", value_name = "ADDR")]
@@ -227,6 +249,7 @@ pub fn run() -> ExitCode {
             Command::Connect(arguments) => connect::connect(&arguments).await,
             Command::Post(arguments) => post::post(arguments).await,
             Command::Connections(command) => connections::run(command).await,
+            Command::Tail(arguments) => tail::tail(&arguments).await,
             Command::Cluster(command) => cluster::run(command).await,
             Command::Node(command) => node::run(command).await,
             Command::Health(arguments) => health::health(&arguments).await,

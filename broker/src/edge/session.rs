@@ -14,6 +14,7 @@ use crate::clock::epoch_ms;
 use crate::edge::socket::{Received, Socket};
 use crate::exchange::Gateway;
 use crate::exchange::mailbox::Mailbox;
+use crate::exchange::tail::{Glimpse, What};
 
 /// Written to the socket before anything else is looked at, so that one busy connection cannot
 /// occupy its thread.
@@ -158,16 +159,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 self.machine.on_message(now);
             }
             Event::Received(Received::Ping) => {
+                self.mailbox.tails.show(|_| What::PingReceived);
                 self.machine.on_ping(now);
                 self.on_control_frame(now);
             }
             Event::Received(Received::Pong(number)) => {
+                self.mailbox.tails.show(|_| What::PongReceived);
                 self.machine.on_pong(now);
                 if !number.is_some_and(|number| self.mailbox.on_pong(number)) {
                     self.on_control_frame(now);
                 }
             }
             Event::Received(Received::Close(frame)) => {
+                self.mailbox.tails.show(|_| What::CloseReceived(frame.clone()));
                 self.machine.on_ended(CloseCause::ByClient(frame));
             }
             Event::Mail => self.send_mail(now).await,
@@ -225,11 +229,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             self.machine.on_sent(now);
             self.mailbox.on_active(epoch_ms());
             self.gateway.metrics().edge.messages_sent.increment(mail.messages.len() as u64);
+            self.show_sent(&mail.messages);
             let mut messages = mail.messages.into_iter();
             let ping = mail.ping;
             let queued = std::future::poll_fn(|cx| {
                 let queued = messages.try_for_each(|message| self.socket.queue(cx, message));
-                let ping = ping.map_or(Ok(()), |number| self.socket.queue_ping(cx, Some(number)));
+                let ping = ping.map_or(Ok(()), |number| {
+                    self.mailbox.tails.show(|_| What::PingSent);
+                    self.socket.queue_ping(cx, Some(number))
+                });
                 Poll::Ready(queued.and(ping))
             });
             if let Err(cause) = queued.await {
@@ -277,7 +285,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         }
     }
 
+    /// To who looks on.
+    fn show_sent(&self, messages: &[Message]) {
+        if self.mailbox.tails.is_on() {
+            for message in messages {
+                let sent = |with_payload| What::Sent(Glimpse::of(message, with_payload));
+                self.mailbox.tails.show(sent);
+            }
+        }
+    }
+
     async fn ping(&mut self, number: Option<u64>) {
+        self.mailbox.tails.show(|_| What::PingSent);
         let queued =
             std::future::poll_fn(|cx| Poll::Ready(self.socket.queue_ping(cx, number))).await;
         if let Err(cause) = queued {
@@ -287,6 +306,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
 
     async fn send_farewell(&mut self) {
         let Some(frame) = self.farewell.take() else { return };
+        self.mailbox.tails.show(|_| What::CloseSent(frame.clone()));
         let queued =
             std::future::poll_fn(|cx| Poll::Ready(self.socket.queue_close(cx, &frame))).await;
         if let Err(cause) = queued {

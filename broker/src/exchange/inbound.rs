@@ -29,6 +29,7 @@ use crate::consensus::Consensus;
 use crate::exchange::account::Account;
 use crate::exchange::mailbox::{CallUnderWay, Mailbox};
 use crate::exchange::stage::{Route, Stage, Stages};
+use crate::exchange::tail::{Glimpse, What};
 use crate::exchange::throttles::Limiter;
 use crate::integration::{Answer, CallError};
 use crate::telemetry::{Refused, RouteMetrics};
@@ -175,6 +176,7 @@ impl Inbound {
         if message.kind == MessageKind::Binary
             && stage.is_some_and(|stage| stage.binary_messages == BinaryMessages::Refuse)
         {
+            show_received(mailbox, &message, None);
             // It may be closing already.
             let _ = mailbox.close(CloseCause::BinaryRefused);
             mailbox.on_dispatched();
@@ -185,6 +187,7 @@ impl Inbound {
             Some((stage, Selected::Route { key, value })) => (stage, key.as_str(), value),
             Some((stage, Selected::Default(value))) => (stage, RouteKey::DEFAULT, value),
             Some((_, Selected::None)) | None => {
+                show_received(mailbox, &message, None);
                 let metrics = &mailbox.metrics.unrouted;
                 metrics.messages_received.increment(1);
                 let frame = match is_granted(mailbox, stages.account(), None) {
@@ -195,6 +198,7 @@ impl Inbound {
                 return;
             }
         };
+        show_received(mailbox, &message, Some(key));
         let metrics = &route.metrics;
         metrics.messages_received.increment(1);
         if !is_granted(mailbox, stage.account.as_ref(), route.limiter.as_ref()) {
@@ -208,7 +212,10 @@ impl Inbound {
             let frame = |_| ErrorFrame::BadRequestBody(id);
             refuse(Some(stage), Some(key), mailbox, metrics, (frame, Some(&misfit)));
         } else if let Some(answer) = route.integration.answer_now(&mailbox.info, Some(&message)) {
+            let started = Instant::now();
             let is_told = reply(mailbox, route, answer, self.reply_bytes_max);
+            let told = (!is_told).then_some((500, "Internal server error"));
+            show_handled(mailbox, Some(key), told, started);
             if stage.access_log.is_some() || !is_told {
                 let request = request();
                 let failed = (!is_told).then_some(ErrorFrame::InternalServerError(request.id));
@@ -302,6 +309,7 @@ impl Dispatched {
             origin: Some(self.origin),
         });
         let mut account = Account::of(stage, &event);
+        let started = Instant::now();
         let failed = match account.call(route, &event).await {
             Ok(Answer { status: 500.., is_mapped: false, .. }) => {
                 Some(ErrorFrame::InternalServerError(request.id))
@@ -315,6 +323,8 @@ impl Dispatched {
                 Some(frame_of(&error, request.id))
             }
         };
+        let told = failed.map(|frame| (frame.status(), frame.failure().message));
+        show_handled(mailbox, Some(key), told, started);
         end(&account, mailbox, &route.metrics, failed);
         mailbox.on_dispatched();
     }
@@ -413,6 +423,8 @@ fn refuse(
     let request = request();
     let frame = frame(request.id);
     metrics.client_errors.increment(1);
+    let told = (frame.status(), frame.failure().message);
+    show_handled(mailbox, key, Some(told), Instant::now());
     reply_error(mailbox, metrics, frame);
     if let Some(stage) = stage {
         let account = Account::new(stage, &mailbox.info, request, EventType::Message);
@@ -463,6 +475,29 @@ fn frame_of(error: &CallError, request: RequestId) -> ErrorFrame {
 
 fn reply_error(mailbox: &Mailbox, metrics: &RouteMetrics, frame: ErrorFrame) {
     put(mailbox, metrics, Message::text(frame.text(mailbox.info.connection)));
+}
+
+/// To who looks on.
+fn show_received(mailbox: &Mailbox, message: &Message, route: Option<&str>) {
+    mailbox.tails.show(|with_payload| What::Received {
+        message: Glimpse::of(message, with_payload),
+        route: route.map(Into::into),
+    });
+}
+
+/// To who looks on. `told` is the error that the client is told, if there is one.
+fn show_handled(
+    mailbox: &Mailbox,
+    route: Option<&str>,
+    told: Option<(u16, &str)>,
+    started: Instant,
+) {
+    mailbox.tails.show(|_| What::Handled {
+        route: route.map(Into::into),
+        status: told.map_or(200, |(status, _)| status),
+        error: told.map(|(_, error)| error.into()),
+        latency: started.elapsed(),
+    });
 }
 
 /// Who does not read misses the answers to what he sends.

@@ -23,6 +23,7 @@ use posthorn_core::recent::{Recent, Seen};
 use crate::config::node::SlowClients;
 use crate::exchange::outboxes::Outboxes;
 use crate::exchange::outcome::{DeliverError, Outcome, Unavailable};
+use crate::exchange::tail::{Glimpse, Tails, What};
 use crate::telemetry::StageMetrics;
 
 const SHARDS: usize = 64;
@@ -60,6 +61,8 @@ pub struct Mailbox {
     calls: AtomicU32,
     /// Who waits until there is none.
     quiet: AtomicWaker,
+    /// Who looks on.
+    pub tails: Tails,
 }
 
 /// A message of the client that its backend is being told of, until it is dropped.
@@ -109,6 +112,7 @@ impl Mailbox {
             waker: AtomicWaker::new(),
             calls: AtomicU32::new(0),
             quiet: AtomicWaker::new(),
+            tails: Tails::default(),
         }
     }
 
@@ -148,6 +152,10 @@ impl Mailbox {
             Err(error) => {
                 let is_to_be_closed = state.wish.is_some();
                 drop(state);
+                self.tails.show(|with_payload| What::Refused {
+                    message: Glimpse::of(&post.message, with_payload),
+                    why: error,
+                });
                 if is_to_be_closed {
                     self.waker.wake();
                 }

@@ -19,6 +19,7 @@ pub mod population;
 pub mod scope;
 mod signed;
 pub mod stage;
+pub mod tail;
 mod throttles;
 
 use std::future::Future;
@@ -36,6 +37,7 @@ use posthorn_core::listing::Page;
 use posthorn_core::message::Message;
 use posthorn_core::outbox::Progress;
 use posthorn_core::placement::{self, Located};
+use tokio::sync::Semaphore;
 
 use crate::consensus::Consensus;
 use crate::draining::Draining;
@@ -50,8 +52,9 @@ use crate::exchange::outboxes::Outboxes;
 use crate::exchange::outcome::{DeliverError, Outcome, label};
 use crate::exchange::scope::Scope;
 use crate::exchange::stage::{Stage, Stages};
+use crate::exchange::tail::{NoTail, TAILS_MAX, Tail};
 use crate::fabric::{Fabric, PeerIdentity, PostService, Reply};
-use crate::telemetry::{Closed, Metrics};
+use crate::telemetry::{Closed, Label as _, Metrics};
 
 /// The hall of a node: what the edge and the api call.
 pub struct Gateway {
@@ -64,6 +67,8 @@ pub struct Gateway {
     draining: Draining,
     stages: RwLock<Arc<Stages>>,
     outboxes: Arc<Outboxes>,
+    /// For those who look on at connections of this node.
+    tail_places: Arc<Semaphore>,
     metrics: Arc<Metrics>,
 }
 
@@ -129,6 +134,7 @@ impl Gateway {
             draining: Draining::default(),
             stages,
             outboxes,
+            tail_places: Arc::new(Semaphore::new(TAILS_MAX)),
             metrics,
         })
     }
@@ -238,6 +244,7 @@ impl Gateway {
     /// it out of the directory.
     pub fn retire(&self, mailbox: &Arc<Mailbox>, disconnect: Option<CloseCause>) {
         self.mailboxes.remove(mailbox.info.connection);
+        mailbox.tails.end(disconnect.as_ref());
         match disconnect {
             Some(cause) => self.disconnects.clone().begin(self.stages(), mailbox.clone(), cause),
             None => self.consensus.registrar().close(mailbox.owner, mailbox.info.connection),
@@ -344,6 +351,14 @@ impl Gateway {
         self.consensus.cluster_id()
     }
 
+    /// Looks on at a connection of this node.
+    pub fn tail(&self, id: ConnectionId, with_payloads: bool) -> Result<Arc<Tail>, NoTail> {
+        let place = self.tail_places.clone().try_acquire_owned();
+        let place = place.map_err(|_| NoTail::TooMany)?;
+        let mailbox = self.mailboxes.get(id).ok_or(NoTail::Gone)?;
+        mailbox.tails.attach(with_payloads, place)
+    }
+
     // ---- for the node ----
 
     /// From here on these are the stages, also for connections that are open.
@@ -403,6 +418,11 @@ impl PostService for Gateway {
             Err(_) => reply.send(malformed_answer()),
         }
     }
+}
+
+/// What metrics call it.
+pub fn cause_name(cause: &CloseCause) -> &'static str {
+    closed_label(cause).name()
 }
 
 fn closed_label(cause: &CloseCause) -> Closed {

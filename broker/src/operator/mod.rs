@@ -9,6 +9,7 @@ mod remove;
 mod reserve;
 mod status;
 mod survey;
+mod tail;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -17,10 +18,14 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use posthorn_core::ids::{ClusterName, NodeId};
 use prost::Message as _;
+use tokio::sync::Semaphore;
 
 use crate::consensus::{Consensus, NotReady};
 use crate::exchange::Gateway;
+use crate::exchange::tail::TAILS_MAX;
 use crate::fabric::{ControlService, Fabric, PeerIdentity, Refusal, UploadReader};
+use crate::operator::tail::AllWatched;
+pub(crate) use crate::operator::tail::{Onlooker, TailError};
 
 /// What a node can be asked on behalf of operators, by the number that goes over the wire. Smaller
 /// numbers are of `consensus`.
@@ -29,6 +34,7 @@ use crate::fabric::{ControlService, Fabric, PeerIdentity, Refusal, UploadReader}
 enum Method {
     Status = 64,
     Drain = 65,
+    Tail = 66,
 }
 
 /// Answers operators, and what other nodes ask on their behalf.
@@ -38,6 +44,10 @@ pub(crate) struct Operator {
     gateway: Arc<Gateway>,
     fabric: Fabric,
     started_at: Instant,
+    /// For those who look on at connections of other nodes, too.
+    onlookers: Arc<Semaphore>,
+    /// By the numbers that other nodes ask by.
+    watched: AllWatched,
     /// For all that is not ours.
     control: Arc<dyn ControlService>,
 }
@@ -70,7 +80,22 @@ impl Operator {
         control: Arc<dyn ControlService>,
     ) -> Arc<Operator> {
         let started_at = Instant::now();
-        Arc::new(Operator { cluster, consensus, gateway, fabric, started_at, control })
+        Arc::new(Operator {
+            cluster,
+            consensus,
+            gateway,
+            fabric,
+            started_at,
+            onlookers: Arc::new(Semaphore::new(TAILS_MAX)),
+            watched: AllWatched::default(),
+            control,
+        })
+    }
+
+    /// Returns once this node serves nobody any more.
+    pub(crate) fn leaving(&self) -> impl Future<Output = ()> + use<> {
+        let draining = self.gateway.draining().clone();
+        async move { draining.leaving().await }
     }
 
     /// None while this node can register connections, and means to stay.
@@ -95,6 +120,7 @@ impl ControlService for Operator {
                 self.gateway.draining().begin();
                 Box::pin(async { Ok(Bytes::new()) })
             }
+            Some(Method::Tail) => Box::pin(self.answer_tail(request)),
             None => self.control.call(from, method, request),
         }
     }
@@ -112,6 +138,8 @@ impl ControlService for Operator {
 
 impl Method {
     fn of(number: u8) -> Option<Method> {
-        [Method::Status, Method::Drain].into_iter().find(|method| *method as u8 == number)
+        [Method::Status, Method::Drain, Method::Tail]
+            .into_iter()
+            .find(|method| *method as u8 == number)
     }
 }
