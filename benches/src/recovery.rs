@@ -49,7 +49,7 @@ pub async fn run(cluster: &mut Cluster) -> Result<Vec<Figure>, LoadError> {
         lose_owner(cluster, &mut others).await?;
     }
     let mut figures = leaders.figures("leader lost, until a connect elsewhere", "an election");
-    let limit = "calls wait for it until their deadline";
+    let limit = "`patience_ms`, 5 s, counted from its last beat";
     figures.extend(others.figures("node lost, until NOT_FOUND for its clients", limit));
     Ok(figures)
 }
