@@ -46,6 +46,9 @@ pub async fn python(packages: &[&str]) -> Option<Python> {
 pub async fn node(packages: &[&str]) -> Option<Node> {
     let folder = environment("node", packages, async |folder| {
         fs::create_dir_all(folder).map_err(|error| error.to_string())?;
+        if packages.is_empty() {
+            return Ok(());
+        }
         let prefix = ["install", "--silent", "--no-audit", "--no-fund", "--prefix"];
         let prefix = prefix.iter().map(OsStr::new).chain([folder.as_os_str()]);
         run("npm", prefix.chain(packages.iter().map(OsStr::new))).await

@@ -156,8 +156,10 @@ impl Terminal {
         let path = std::env::var("PATH").unwrap_or_default();
         let binary = binary();
         let programs = binary.parent().expect("a file lies in a folder").display();
-        let mut shell = Command::new("bash")
-            .args(["--norc", "--noprofile", "-c", "exec 2>&1; exec bash --norc --noprofile -s"])
+        // In a terminal, Ctrl-C is not ignored, as it is by what was started in the background.
+        let mut shell = Command::new("env")
+            .args(["--default-signal=INT", "bash", "--norc", "--noprofile"])
+            .args(["-c", "exec 2>&1; exec bash --norc --noprofile -s"])
             .current_dir(folder)
             .env("PATH", format!("{programs}:{path}"))
             .env("PYTHONUNBUFFERED", "1")
