@@ -22,10 +22,10 @@ pub struct Mutant {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Test {
     Simulation,
-    /// Tests inside the broker whose names contain this.
+    /// Tests inside the broker and its core whose names contain this.
     Unit(&'static str),
-    /// Tests of real nodes: the file, and what their names contain.
-    Nodes(&'static str, &'static str),
+    /// Tests beside them, most of real nodes: the file, and what their names contain.
+    File(&'static str, &'static str),
     /// A row of the `chaos` binary.
     Row(&'static str),
 }
@@ -36,7 +36,7 @@ pub const ALL: &[Mutant] = &[
         file: "broker/src/exchange/mailbox.rs",
         old: "                answer(Err(error));\n",
         new: "                drop(error);\n                answer(Ok(()));\n",
-        caught_by: Test::Nodes("outcomes", "a_full_outbound_queue_is_told"),
+        caught_by: Test::File("outcomes", "a_full_outbound_queue_is_told"),
     },
     Mutant {
         name: "skip-lease-check",
@@ -94,7 +94,7 @@ pub const ALL: &[Mutant] = &[
         file: "broker/core/src/directory.rs",
         old: "is_some_and(|known| known.disk != disk)",
         new: "is_some_and(|known| known.disk != disk && false)",
-        caught_by: Test::Simulation,
+        caught_by: Test::File("directory", "who_does_not_hold_the_disk"),
     },
     Mutant {
         name: "leave-without-retiring",
@@ -108,7 +108,7 @@ pub const ALL: &[Mutant] = &[
         file: "broker/core/src/roster.rs",
         old: "if self.in_flight.is_some() || self.waiting.is_empty() {",
         new: "if self.waiting.is_empty() {",
-        caught_by: Test::Simulation,
+        caught_by: Test::Unit("roster::"),
     },
     Mutant {
         name: "reuse-id",
@@ -122,7 +122,7 @@ pub const ALL: &[Mutant] = &[
         file: "broker/src/exchange/outbound.rs",
         old: "(Located::Unknown, _) => return Tried::Unknown(parcel),",
         new: "(Located::Unknown, _) => self.tell_gone(parcel),",
-        caught_by: Test::Nodes("outcomes", "an_unknown_outcome_can_be_repeated"),
+        caught_by: Test::File("outcomes", "an_unknown_outcome_can_be_repeated"),
     },
     Mutant {
         name: "deliver-by-slot",
@@ -136,7 +136,7 @@ pub const ALL: &[Mutant] = &[
         file: "broker/core/src/outbox.rs",
         old: "fits && self.queue.len() < limits.messages_max",
         new: "fits || self.queue.len() < limits.messages_max",
-        caught_by: Test::Nodes("outcomes", "a_full_outbound_queue_is_told"),
+        caught_by: Test::File("outcomes", "a_full_outbound_queue_is_told"),
     },
     Mutant {
         name: "forget-vote-fsync",
@@ -188,7 +188,7 @@ pub const ALL: &[Mutant] = &[
         file: "broker/core/src/membership.rs",
         old: "wanted.truncate(odd(wanted.len()));",
         new: "",
-        caught_by: Test::Simulation,
+        caught_by: Test::Unit("membership::"),
     },
     Mutant {
         name: "leaders-that-hand-over-to-each-other",
@@ -209,7 +209,7 @@ pub const ALL: &[Mutant] = &[
         file: "broker/core/src/liveness.rs",
         old: "let is_in_time = now < *heard + self.patience;",
         new: "let is_in_time = true;",
-        caught_by: Test::Simulation,
+        caught_by: Test::Unit("liveness::"),
     },
     Mutant {
         name: "take-a-lost-disk-for-one-that-is-away",
@@ -243,7 +243,7 @@ impl Test {
                 ("cargo test -p posthorn -p posthorn-core --test simulation".to_owned(), "")
             }
             Test::Unit(name) => ("cargo test -p posthorn -p posthorn-core --lib".to_owned(), name),
-            Test::Nodes(file, name) => (cluster(file), name),
+            Test::File(file, name) => (cluster(file), name),
             Test::Row(name) => {
                 let run = format!("{target}/debug/chaos {name}");
                 return (format!("{} --no-run", cluster("faults")), run);
