@@ -45,8 +45,8 @@ pub enum PostRefused {
 pub(super) struct Lanes {
     budget: Arc<Budget>,
     mailboxes: [mpsc::Sender<Posted>; LANES],
-    /// Changes when what is held is held no longer.
-    given_up: watch::Sender<()>,
+    /// How often what was held was given up.
+    given_up: watch::Sender<u64>,
 }
 
 /// What is held for a peer over all its lanes.
@@ -71,7 +71,7 @@ impl Lanes {
             frames: AtomicUsize::new(0),
             bytes: AtomicUsize::new(0),
         });
-        let given_up = watch::Sender::new(());
+        let given_up = watch::Sender::new(0);
         let mailboxes = std::array::from_fn(|lane| {
             // The budget is what limits: it never lets in more than this.
             let (mailbox, posted) = mpsc::channel(limits.lane_frames_max);
@@ -85,7 +85,7 @@ impl Lanes {
 
     /// Holds nothing any more of what was posted so far.
     pub(super) fn give_up(&self) {
-        self.given_up.send_replace(());
+        self.given_up.send_modify(|times| *times += 1);
     }
 
     pub(super) fn post(
@@ -101,7 +101,8 @@ impl Lanes {
         }
         let lane = usize::try_from(order_key % LANES as u64).unwrap_or(0);
         let address = address.clone();
-        let posted = Posted { address, frame, deadline: deadline.into_std(), reply };
+        let era = *self.given_up.borrow();
+        let posted = Posted { address, frame, deadline: deadline.into_std(), era, reply };
         match self.mailboxes[lane].try_send(posted) {
             Ok(()) => Ok(()),
             Err(error) => {

@@ -35,6 +35,8 @@ pub(super) struct Posted {
     pub(super) address: Arc<str>,
     pub(super) frame: Bytes,
     pub(super) deadline: std::time::Instant,
+    /// How often the peer had been given up when it was posted.
+    pub(super) era: u64,
     pub(super) reply: Box<dyn PostReply>,
 }
 
@@ -43,7 +45,7 @@ pub(super) struct Inbox {
     pub(super) budget: Arc<Budget>,
     /// Bounded by the budget: who overfills it is told that the lane is full.
     pub(super) posted: mpsc::Receiver<Posted>,
-    pub(super) given_up: watch::Receiver<()>,
+    pub(super) given_up: watch::Receiver<u64>,
 }
 
 pub(super) struct LaneTask {
@@ -55,6 +57,8 @@ pub(super) struct LaneTask {
     /// Where the peer was last said to be.
     address: Arc<str>,
     posted: Vec<Posted>,
+    /// Of what the lane holds.
+    era: u64,
     lane: SenderLane<Box<dyn PostReply>>,
     /// What the budget was charged for and not given back.
     charged: Held,
@@ -126,6 +130,7 @@ impl LaneTask {
             number,
             address,
             posted: Vec::with_capacity(POSTED_MAX),
+            era: 0,
             lane: SenderLane::new(common.settings.window()),
             charged: Held::default(),
             attempt: 0,
@@ -217,12 +222,16 @@ impl LaneTask {
     }
 
     fn on_posted(&mut self) {
-        for Posted { address, frame, deadline, reply } in self.posted.drain(..) {
+        let mut batch = std::mem::take(&mut self.posted);
+        for Posted { address, frame, deadline, era, reply } in batch.drain(..) {
+            self.begin_era(era);
             self.charged.frames += 1;
             self.charged.bytes += frame.len();
             self.address = address;
             self.lane.post(frame, deadline, reply);
         }
+        // Its room is used again.
+        self.posted = batch;
     }
 
     fn on_attached(&mut self, Attached { stream, session, received, terms }: Attached) {
@@ -286,14 +295,24 @@ impl LaneTask {
         }
     }
 
-    /// What was posted before is told how far it got, also what has not reached the lane yet.
+    /// What was posted before is told how far it got, also what has not reached the lane yet; what was
+    /// posted since is sent as ever.
     fn give_up(&mut self) {
+        let era = *self.inbox.given_up.borrow_and_update();
         while let Ok(posted) = self.inbox.posted.try_recv() {
             self.posted.push(posted);
         }
         self.on_posted();
-        self.lane.lose_session();
-        self.detach(Instant::now() + PAUSE);
+        self.begin_era(era);
+    }
+
+    /// Whoever posts in it may be heard before it is heard that it has begun.
+    fn begin_era(&mut self, era: u64) {
+        if era > self.era {
+            self.era = era;
+            self.lane.lose_session();
+            self.detach(Instant::now() + PAUSE);
+        }
     }
 
     fn timeout(&self) -> Option<Instant> {
