@@ -34,9 +34,10 @@ pub struct ClusterName(String);
 #[error("a cluster name is a DNS name of lower case letters, digits, hyphens and dots")]
 pub struct NotAClusterName;
 
-/// One WebSocket, from the accepted handshake to the last byte: 128 random bits, never used twice.
+/// One WebSocket, from the accepted handshake to the last byte: 127 random bits, never used twice.
 ///
-/// Its text is 22 characters of unpadded base64url (RFC 4648 section 5), opaque outside the broker.
+/// Its text is 22 characters of unpadded base64url (RFC 4648 section 5), opaque outside the broker. It
+/// begins with a letter, so that no command line takes it for an option.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnectionId([u8; ConnectionId::BYTES]);
 
@@ -50,8 +51,9 @@ impl ConnectionId {
     pub const CHARS: usize = 22;
 
     /// The bits must come from the operating system's random number generator: who can guess an ID
-    /// can address its client.
-    pub const fn from_random(bits: [u8; Self::BYTES]) -> ConnectionId {
+    /// can address its client. The first bit is not used: with it, an ID could begin with a hyphen.
+    pub const fn from_random(mut bits: [u8; Self::BYTES]) -> ConnectionId {
+        bits[0] &= 0x7f;
         ConnectionId(bits)
     }
 
@@ -59,10 +61,10 @@ impl ConnectionId {
         &self.0
     }
 
-    /// A number that is evenly spread over IDs.
+    /// A number whose lower 63 bits are evenly spread over IDs.
     pub const fn spread(&self) -> u64 {
         let [a, b, c, d, e, f, g, h, ..] = self.0;
-        u64::from_le_bytes([a, b, c, d, e, f, g, h])
+        u64::from_be_bytes([a, b, c, d, e, f, g, h])
     }
 }
 
@@ -175,6 +177,7 @@ mod tests {
             let id = ConnectionId::from_random(bits);
             let text = id.to_string();
             prop_assert_eq!(text.len(), ConnectionId::CHARS);
+            prop_assert!(text.starts_with(|first: char| first.is_ascii_alphabetic()));
             prop_assert_eq!(text.parse(), Ok(id));
         }
 

@@ -258,7 +258,7 @@ mod tests {
     /// Spread over shards, as random ones are.
     fn id(number: u8) -> ConnectionId {
         let mut bits = [0; 16];
-        bits[..2].copy_from_slice(&(u16::from(number) * 7).to_le_bytes());
+        bits[6..8].copy_from_slice(&(u16::from(number) * 7).to_be_bytes());
         bits[15] = number;
         ConnectionId::from_random(bits)
     }
