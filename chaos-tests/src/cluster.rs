@@ -95,8 +95,7 @@ impl Cluster {
     }
 
     /// The same, with each node on a host of its own, at the usual ports. The first `voters` form it.
-    pub async fn start_on(hosts: Arc<Hosts>, options: Options, voters: usize) -> Cluster {
-        let founding = Founding { voters, keys: String::new() };
+    pub async fn start_on(hosts: Arc<Hosts>, options: Options, founding: Founding) -> Cluster {
         let cluster = Cluster::prepare_at(options, founding, Place::Hosts(hosts));
         cluster.know_names(true);
         cluster.started().await

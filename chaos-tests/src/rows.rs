@@ -15,7 +15,7 @@ use crate::history::{Event, Outcome};
 use crate::hosts::{Cut, Host, Traffic};
 use crate::load::Sitting;
 use crate::oracle::End;
-use crate::world::{Fault, Figure, LEASE, PATIENCE, World};
+use crate::world::{Fault, Figure, LEASE, Layout, PATIENCE, World};
 
 /// What a machine that is busy with other things may add to any bound.
 const SLACK: Duration = Duration::from_secs(10);
@@ -63,6 +63,7 @@ pub enum Row {
     FreezeOwner,
     Starved,
     KillLearner,
+    Far,
 }
 
 impl Row {
@@ -121,14 +122,16 @@ impl Row {
         Row::FreezeOwner,
         Row::Starved,
         Row::KillLearner,
+        Row::Far,
     ];
 
-    /// How many nodes it takes.
-    pub fn nodes(self) -> u32 {
+    /// The cluster that it takes.
+    pub fn layout(self) -> Layout {
         match self {
-            Row::KillLearner => 4,
-            Row::TwoAlone | Row::Ring | Row::Swizzle => 5,
-            _ => 3,
+            Row::KillLearner => Layout::Four,
+            Row::TwoAlone | Row::Ring | Row::Swizzle => Layout::Five,
+            Row::Far => Layout::Far,
+            _ => Layout::Three,
         }
     }
 
@@ -171,6 +174,7 @@ impl Row {
             Row::FreezeOwner => "freeze-owner",
             Row::Starved => "starved",
             Row::KillLearner => "kill-learner",
+            Row::Far => "far",
         }
     }
 
@@ -219,6 +223,7 @@ impl Row {
             Row::FreezeOwner => machines::freeze_owner(world).await,
             Row::Starved => machines::starved(world).await,
             Row::KillLearner => machines::kill_learner(world).await,
+            Row::Far => datagrams::far(world).await,
         };
         let peace = world.peace().await;
         figures.extend([("serving again", peace.serving), ("settled", peace.settled)]);
@@ -505,12 +510,12 @@ fn posts(
     ended
 }
 
-/// Waits until so many posts that began since then have ended that a fault must have met them.
-async fn posted(world: &World, since: u64) {
+/// Waits until so many posts that began since then have ended.
+async fn posted(world: &World, since: u64, count: usize) {
     world
         .until("posts that end", async || {
             let ended = posts(&world.history.since(since), |_, _| true).len();
-            (ended >= POSTS_MET).then_some(())
+            (ended >= count).then_some(())
         })
         .await;
 }

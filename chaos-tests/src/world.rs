@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::cluster::{Cluster, Options};
+use crate::cluster::{Cluster, Founding, Options};
 use crate::detour::Trick;
 use crate::history::{self, Event, History, Kind, Record};
 use crate::hosts::{Cut, Host, Hosts};
@@ -28,6 +28,41 @@ pub struct World {
     pub load: Load,
     /// When each node's process was started, on the clock of the history.
     started_at: Vec<u64>,
+}
+
+/// How a cluster is set up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Layout {
+    Three,
+    /// The fourth has no vote.
+    Four,
+    Five,
+    /// Three that are told to be patient with each other, as they must be where the network is slow.
+    Far,
+}
+
+impl Layout {
+    pub const ALL: [Layout; 4] = [Layout::Three, Layout::Four, Layout::Five, Layout::Far];
+
+    pub fn nodes(self) -> u32 {
+        match self {
+            Layout::Three | Layout::Far => 3,
+            Layout::Four => 4,
+            Layout::Five => 5,
+        }
+    }
+
+    fn founding(self) -> Founding {
+        let voters = if self == Layout::Five { 5 } else { 3 };
+        let keys = match self {
+            Layout::Far => concat!(
+                "  heartbeat_ms: 1000\n  election_timeout_ms: 5000\n",
+                "  beat_ms: 1500\n  lease_ms: 6000\n  patience_ms: 10000\n",
+            ),
+            _ => "",
+        };
+        Founding { voters, keys: keys.to_owned() }
+    }
 }
 
 /// Something that goes wrong for a while.
@@ -85,8 +120,8 @@ pub const LEASE: Duration = Duration::from_secs(3);
 pub const PATIENCE: Duration = Duration::from_secs(5);
 
 impl World {
-    /// Three nodes, four or five, and a load that is not in their way. A fourth has no vote.
-    pub async fn start(hosts: Arc<Hosts>, nodes: u32, plan: &Plan) -> World {
+    /// A cluster, and a load that is not in its way.
+    pub async fn start(hosts: Arc<Hosts>, layout: Layout, plan: &Plan) -> World {
         let history = Arc::new(History::default());
         let outside = hosts.address(Host::Outside);
         let witness = Arc::new(Witness::start(outside, history.clone()).await);
@@ -94,9 +129,8 @@ impl World {
         let settings = "edge: { listen: \"{ip}:8080\", insecure: true, ping_interval_s: 4, pong_timeout_s: 4 }\n\
              api: { listen: \"{ip}:8081\", insecure: true, post_timeout_ms: 3000 }\n";
         let settings = settings.to_owned();
-        let options = Options { nodes, apis, settings };
-        let voters = if nodes == 4 { 3 } else { nodes as usize };
-        let cluster = Cluster::start_on(hosts.clone(), options, voters).await;
+        let options = Options { nodes: layout.nodes(), apis, settings };
+        let cluster = Cluster::start_on(hosts.clone(), options, layout.founding()).await;
         let doors = |index| {
             let node = cluster.node(index);
             Doors { edge: node.at("edge"), api: node.at("api") }

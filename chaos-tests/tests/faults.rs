@@ -9,7 +9,7 @@ use std::time::Duration;
 use posthorn_chaos::hosts::Hosts;
 use posthorn_chaos::load::Plan;
 use posthorn_chaos::rows::Row;
-use posthorn_chaos::world::World;
+use posthorn_chaos::world::{Layout, World};
 
 #[test]
 fn what_is_promised_holds_through_crashes_pauses_and_partitions() {
@@ -22,7 +22,7 @@ fn what_is_promised_holds_through_crashes_pauses_and_partitions() {
             stay: Some(Duration::from_secs(20)),
             token: None,
         };
-        let mut world = World::start(hosts.clone(), 3, &plan).await;
+        let mut world = World::start(hosts.clone(), Layout::Three, &plan).await;
         for row in Row::SMOKE {
             let figures = row.run(&mut world).await;
             println!("{:20} {figures:?}", row.name());

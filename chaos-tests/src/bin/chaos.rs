@@ -15,7 +15,7 @@ use posthorn_chaos::hosts::Hosts;
 use posthorn_chaos::load::Plan;
 use posthorn_chaos::rows::Row;
 use posthorn_chaos::schedule::Schedule;
-use posthorn_chaos::world::World;
+use posthorn_chaos::world::{Layout, World};
 
 const PLAN: Plan = Plan {
     clients_per_node: 20,
@@ -43,11 +43,11 @@ fn main() -> ExitCode {
     }
 }
 
-/// Those of three nodes first, then those of four, then those of five.
+/// Those of one layout together, so that they share a cluster.
 fn rows(rows: &[Row]) -> ExitCode {
-    for nodes in [3, 4, 5] {
-        let rows: Vec<_> = rows.iter().copied().filter(|row| row.nodes() == nodes).collect();
-        if !rows.is_empty() && !rows_of(nodes, rows) {
+    for layout in Layout::ALL {
+        let rows: Vec<_> = rows.iter().copied().filter(|row| row.layout() == layout).collect();
+        if !rows.is_empty() && !rows_of(layout, rows) {
             return ExitCode::FAILURE;
         }
     }
@@ -55,11 +55,11 @@ fn rows(rows: &[Row]) -> ExitCode {
 }
 
 /// False where there can be no hosts.
-fn rows_of(nodes: u32, rows: Vec<Row>) -> bool {
-    let Some(hosts) = Hosts::build(nodes as usize) else { return false };
+fn rows_of(layout: Layout, rows: Vec<Row>) -> bool {
+    let Some(hosts) = Hosts::build(layout.nodes() as usize) else { return false };
     let hosts = Arc::new(hosts);
     hosts.run_outside(async || {
-        let mut world = World::start(hosts.clone(), nodes, &PLAN).await;
+        let mut world = World::start(hosts.clone(), layout, &PLAN).await;
         for row in rows {
             let figures = row.run(&mut world).await;
             let figures: Vec<_> = figures
@@ -83,7 +83,7 @@ fn soak(seconds: &str, seed: &str) -> ExitCode {
     let hosts = Arc::new(hosts);
     println!("seed {seed}");
     hosts.run_outside(async || {
-        let mut world = World::start(hosts.clone(), 3, &PLAN).await;
+        let mut world = World::start(hosts.clone(), Layout::Three, &PLAN).await;
         let mut schedule = Schedule::new(seed, 3);
         let (began, time) = (Instant::now(), Duration::from_secs(seconds));
         while began.elapsed() < time {

@@ -15,7 +15,7 @@ pub(super) async fn loss(world: &mut World) -> Vec<Figure> {
     let since = world.history.now();
     let fault = Fault::Loss(30);
     world.begin(&fault).await;
-    posted(world, since).await;
+    posted(world, since, POSTS_MET).await;
     world.end(&fault).await;
     world.peace().await;
     let later = self::term(world, leader).await;
@@ -29,7 +29,7 @@ pub(super) async fn mtu_black_hole(world: &mut World) -> Vec<Figure> {
     let since = world.history.now();
     let fault = Fault::Mtu(1250);
     world.begin(&fault).await;
-    posted(world, since).await;
+    posted(world, since, POSTS_MET).await;
     let connects = world.connects_at(&others(world, usize::MAX)).await;
     assert_eq!(outcomes(world, since, &[Outcome::Silence]), 0, "each post is answered");
     world.end(&fault).await;
@@ -46,16 +46,18 @@ pub(super) async fn rebound(world: &mut World) -> Vec<Figure> {
     play(world, Trick::Rebind(300), 3_000).await
 }
 
+const BRIEF_DELAY: Trick =
+    Trick::Delay { mean: Duration::from_millis(8), spread: Duration::from_millis(8) };
+
+const LONG_DELAY: Trick =
+    Trick::Delay { mean: Duration::from_millis(200), spread: Duration::from_millis(100) };
+
 /// F25: late, and one before the other; then so late that no leader may be found, which costs
 /// connections, and no promise.
 pub(super) async fn late(world: &mut World) -> Vec<Figure> {
-    let [little, much] = [(8, 8), (200, 100)].map(|(mean, spread)| {
-        let (mean, spread) = (Duration::from_millis(mean), Duration::from_millis(spread));
-        Trick::Delay { mean, spread }
-    });
-    let figures = play(world, little, 1_000).await;
+    let figures = play(world, BRIEF_DELAY, 1_000).await;
     let since = world.history.now();
-    let fault = Fault::Play(much);
+    let fault = Fault::Play(LONG_DELAY);
     world.begin(&fault).await;
     world
         .until("posts that end, or clients that are let go", async || {
@@ -67,6 +69,16 @@ pub(super) async fn late(world: &mut World) -> Vec<Figure> {
     world.end(&fault).await;
     world.peace().await;
     assert_eq!(outcomes(world, since, &[Outcome::Silence]), 0, "each post is answered");
+    figures
+}
+
+/// F25, where nodes are told to be patient: as late, and nobody is to notice.
+pub(super) async fn far(world: &mut World) -> Vec<Figure> {
+    let fault = Fault::Play(LONG_DELAY);
+    world.begin(&fault).await;
+    // Each sender waits for its answer, a third of a second or more.
+    let figures = go_on(world, 1_000, POSTS_MET / 5).await;
+    world.end(&fault).await;
     figures
 }
 
@@ -89,7 +101,7 @@ pub(super) async fn replayed(world: &mut World) -> Vec<Figure> {
     world.begin(&killed).await;
     world.end(&killed).await;
     world.ready().await;
-    let figures = go_on(world, 1_000).await;
+    let figures = go_on(world, 1_000, POSTS_MET).await;
     world.end(&fault).await;
     figures
 }
@@ -98,15 +110,15 @@ pub(super) async fn replayed(world: &mut World) -> Vec<Figure> {
 async fn play(world: &mut World, trick: Trick, datagrams: u64) -> Vec<Figure> {
     let fault = Fault::Play(trick);
     world.begin(&fault).await;
-    let figures = go_on(world, datagrams).await;
+    let figures = go_on(world, datagrams, POSTS_MET).await;
     world.end(&fault).await;
     figures
 }
 
-async fn go_on(world: &World, datagrams: u64) -> Vec<Figure> {
+async fn go_on(world: &World, datagrams: u64, posts_met: usize) -> Vec<Figure> {
     let before = Before::of(world).await;
     let played = world.hosts.played();
-    posted(world, before.since).await;
+    posted(world, before.since, posts_met).await;
     world
         .until("datagrams that are met", async || {
             (world.hosts.played() >= played + datagrams).then_some(())

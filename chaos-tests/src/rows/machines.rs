@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use super::partitions::isolation;
-use super::{SLACK, all_closed, at_most, evictions, others, posted, refused_nothing, term};
+use super::{
+    POSTS_MET, SLACK, all_closed, at_most, evictions, others, posted, refused_nothing, term,
+};
 use crate::cgroup::ControlGroup;
 use crate::clock::Clock;
 use crate::history::Event;
@@ -100,7 +102,7 @@ pub(super) async fn clock_rates(world: &mut World) -> Vec<Figure> {
             restart(world, &[slow]).await;
         }
         let (before, since) = (evictions(world).await, world.history.now());
-        posted(world, since).await;
+        posted(world, since, POSTS_MET).await;
         assert_eq!(evictions(world).await, before, "nobody is given up for his clock");
         for fault in [Fault::Cut(isolation(world, slow, Traffic::Fabric)), Fault::Pause(slow)] {
             let known = world.connections_of(slow);

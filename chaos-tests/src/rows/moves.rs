@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{SLACK, at_most, evictions, others, posted, posts_between, refused_nothing};
+use super::{POSTS_MET, SLACK, at_most, evictions, others, posted, posts_between, refused_nothing};
 use crate::history::Outcome;
 use crate::world::{Fault, Figure, PATIENCE, World};
 
@@ -33,7 +33,7 @@ pub(super) async fn nameless(world: &mut World) -> Vec<Figure> {
     let node = others(world, leader)[0];
     let (evicted, since) = (evictions(world).await, world.history.now());
     world.begin(&Fault::Nameless).await;
-    posted(world, since).await;
+    posted(world, since, POSTS_MET).await;
     assert_eq!(evictions(world).await, evicted, "nobody is given up");
     refused_nothing(world, since, usize::MAX);
     let (known, since) = (world.connections_of(node), world.history.now());

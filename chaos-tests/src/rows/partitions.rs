@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::{SLACK, all_closed, at_most, evictions, others, outcomes, posted, posts_between, term};
+use super::{
+    POSTS_MET, SLACK, all_closed, at_most, evictions, others, outcomes, posted, posts_between, term,
+};
 use crate::history::Outcome;
 use crate::hosts::{Cut, Host, Traffic};
 use crate::world::{Fault, Figure, LEASE, PATIENCE, World};
@@ -196,7 +198,7 @@ pub(super) async fn narrow(world: &mut World) -> Vec<Figure> {
     let since = world.history.now();
     let fault = Fault::Narrow { one, other, kbytes_per_s: 4 };
     world.begin(&fault).await;
-    posted(world, since).await;
+    posted(world, since, POSTS_MET).await;
     let grown = world.cluster.node(one).resident_kib().saturating_sub(before);
     assert!(grown < 64 * 1024, "a peer that is slow to reach costs {grown} KiB");
     assert_eq!(self::term(world, leader).await, term, "the leader stays");

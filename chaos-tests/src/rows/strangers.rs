@@ -1,6 +1,6 @@
 //! Strangers at the nodes' fabrics.
 
-use super::{Before, others, posted};
+use super::{Before, POSTS_MET, others, posted};
 use crate::world::{Fault, Figure, World};
 
 /// As many datagrams as are to come of strangers.
@@ -12,7 +12,7 @@ pub(super) async fn strangers(world: &mut World) -> Vec<Figure> {
     let before = Before::of(world).await;
     let asked = proofs_demanded(world).await;
     world.begin(&Fault::Flood).await;
-    posted(world, before.since).await;
+    posted(world, before.since, POSTS_MET).await;
     let flooded = world
         .until("strangers", async || {
             world.hosts.flooded().filter(|flooded| flooded.datagrams >= DATAGRAMS)
