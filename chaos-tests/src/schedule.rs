@@ -55,7 +55,7 @@ impl Schedule {
         let other = (node + 1 + self.below(self.nodes as u64 - 1) as usize) % self.nodes;
         let (here, there) = (Host::Node(node), Host::Node(other));
         let others = (0..self.nodes).filter(|other| *other != node).map(Host::Node);
-        match self.below(20) {
+        match self.below(21) {
             0 | 1 => Fault::Kill(vec![node]),
             2 => Fault::Kill(vec![node, other]),
             3 | 4 => Fault::Pause(node),
@@ -78,7 +78,8 @@ impl Schedule {
             15 => Fault::Play(Trick::Double),
             16 => Fault::Play(Trick::Spoil(1 + self.below(10) as u8)),
             17 => Fault::Play(Trick::Replay),
-            18 => Fault::Play(match self.below(2) {
+            18 => Fault::Drain(node),
+            19 => Fault::Play(match self.below(2) {
                 0 => Trick::Rebind(200 + self.below(2000) as u32),
                 _ => Trick::Refuse(10 + self.below(30) as u8),
             }),
@@ -106,7 +107,7 @@ fn claims(fault: &Fault) -> Vec<Claim> {
         Fault::Move(nodes) => {
             nodes.iter().map(|node| Claim::Process(*node)).chain([Claim::Names]).collect()
         }
-        Fault::Pause(node) => vec![Claim::Process(*node)],
+        Fault::Pause(node) | Fault::Drain(node) => vec![Claim::Process(*node)],
         Fault::Cut(_) | Fault::Loss(_) | Fault::Mtu(_) | Fault::Narrow { .. } | Fault::Play(_) => {
             vec![Claim::Links]
         }

@@ -70,6 +70,8 @@ impl Layout {
 pub enum Fault {
     /// The processes are gone, and come back on their disks when it is over.
     Kill(Vec<usize>),
+    /// The process is asked to end, hands over what is its own, and comes back on its disk.
+    Drain(usize),
     /// The processes are gone, and come back on their disks at other addresses behind their names when
     /// it is over: each where the next one was, and the last where nobody was.
     Move(Vec<usize>),
@@ -125,7 +127,9 @@ impl World {
         let history = Arc::new(History::default());
         let outside = hosts.address(Host::Outside);
         let witness = Arc::new(Witness::start(outside, history.clone()).await);
-        let apis = crate::backend::backend_api(&witness.url());
+        let logged = "dev: { access_log_settings: { destination: access.log, \
+             format: $context.requestId $context.eventType $context.connectionId } }";
+        let apis = crate::backend::backend_api(&witness.url()).replace("dev: {}", logged);
         let settings = "edge: { listen: \"{ip}:8080\", insecure: true, ping_interval_s: 4, pong_timeout_s: 4 }\n\
              api: { listen: \"{ip}:8081\", insecure: true, post_timeout_ms: 3000 }\n";
         let settings = settings.to_owned();
@@ -146,16 +150,9 @@ impl World {
     pub async fn begin(&mut self, fault: &Fault) {
         match fault {
             Fault::Kill(nodes) | Fault::Move(nodes) => {
-                let processes: Vec<_> = nodes.iter().map(|node| self.cluster.take(*node)).collect();
-                for process in &processes {
-                    process.signal(Signal::SIGKILL);
-                }
-                self.say_begun(fault);
-                for process in processes {
-                    process.wait().await;
-                }
-                return;
+                return self.stop(nodes, Signal::SIGKILL, fault).await;
             }
+            Fault::Drain(node) => return self.stop(&[*node], Signal::SIGTERM, fault).await,
             Fault::Nameless => self.cluster.know_names(false),
             Fault::Pause(node) => self.cluster.node(*node).pause().await,
             Fault::Cut(cuts) => self.hosts.cut(cuts),
@@ -174,6 +171,7 @@ impl World {
     pub async fn end(&mut self, fault: &Fault) {
         match fault {
             Fault::Kill(nodes) => self.spawn(nodes).await,
+            Fault::Drain(node) => self.spawn(&[*node]).await,
             Fault::Move(nodes) => {
                 self.cluster.move_nodes(nodes);
                 self.spawn(nodes).await;
@@ -189,6 +187,17 @@ impl World {
             Fault::Unplug(node) => self.hosts.set_link(Host::Node(*node), true),
         }
         self.history.record(Event::FaultEnd { fault: format!("{fault:?}") });
+    }
+
+    async fn stop(&mut self, nodes: &[usize], signal: Signal, fault: &Fault) {
+        let processes: Vec<_> = nodes.iter().map(|node| self.cluster.take(*node)).collect();
+        for process in &processes {
+            process.signal(signal);
+        }
+        self.say_begun(fault);
+        for process in processes {
+            process.wait().await;
+        }
     }
 
     async fn spawn(&mut self, nodes: &[usize]) {
