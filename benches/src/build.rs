@@ -24,6 +24,15 @@ pub fn node() -> Result<(), BuildError> {
     } else {
         eprintln!("posthorn-load: without --release, the figures say little");
     }
+    // Set for the program that cargo runs. Build scripts that look at them would run again, and
+    // everything behind them be built again.
+    for (name, _) in std::env::vars_os() {
+        let is_of_package =
+            |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
+        if name.to_str().is_some_and(is_of_package) {
+            command.env_remove(name);
+        }
+    }
     match command.status().map_err(BuildError::Cargo)?.success() {
         true => Ok(()),
         false => Err(BuildError::Failed),

@@ -103,10 +103,7 @@ impl Cluster {
 
     async fn started(self) -> Cluster {
         let mut cluster = self;
-        cluster.spawn_all().await;
-        for index in 0..cluster.nodes.len() {
-            cluster.wait_ready(index).await;
-        }
+        cluster.bring_up(0..cluster.len()).await;
         cluster
     }
 
@@ -197,13 +194,20 @@ impl Cluster {
         self.spawn_with(index, &self.launch(index)).await;
     }
 
-    /// Starts the processes of all nodes at once.
-    pub async fn spawn_all(&mut self) {
+    /// Starts the processes of some nodes at once, and waits until each is ready.
+    pub async fn bring_up(&mut self, nodes: impl IntoIterator<Item = usize>) {
         let start = |index| {
             let (config, launch) = (self.config_path(index), self.launch(index));
-            async move { Some(Process::start_with(&config, &launch).await) }
+            async move { (index, Process::start_with(&config, &launch).await) }
         };
-        self.nodes = join_all((0..self.len()).map(start)).await;
+        let started = join_all(nodes.into_iter().map(start)).await;
+        let nodes: Vec<_> = started.iter().map(|(index, _)| *index).collect();
+        for (index, process) in started {
+            self.nodes[index] = Some(process);
+        }
+        for index in nodes {
+            self.wait_ready(index).await;
+        }
     }
 
     /// What a node is to be started with from its next start on.

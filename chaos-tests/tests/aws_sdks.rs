@@ -106,12 +106,7 @@ async fn start() -> Cluster {
     let options = Options { apis: ECHO_API.to_owned(), settings, ..Options::default() };
     let mut cluster = Cluster::prepare(options);
     std::fs::write(cluster.folder().join("secret"), SECRET).unwrap();
-    for index in 0..cluster.len() {
-        cluster.spawn(index).await;
-    }
-    for index in 0..cluster.len() {
-        cluster.wait_ready(index).await;
-    }
+    cluster.bring_up(0..cluster.len()).await;
     cluster
 }
 

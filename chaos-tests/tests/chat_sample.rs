@@ -102,12 +102,7 @@ async fn start(sample: &Sample, authority: &Authority) -> Cluster {
     let mut cluster = Cluster::prepare(Options { nodes: 3, apis, settings });
     std::fs::write(cluster.folder().join("secret"), SECRET).expect("a file can be written");
     authority.papers(&[HOST]).write(cluster.folder(), "chat");
-    for index in 0..cluster.len() {
-        cluster.spawn(index).await;
-    }
-    for index in 0..cluster.len() {
-        cluster.wait_ready(index).await;
-    }
+    cluster.bring_up(0..cluster.len()).await;
     cluster
 }
 

@@ -72,12 +72,7 @@ async fn start(nodes: u32, disconnect: &str, api: &str, more: &str) -> Cluster {
     let settings = format!("api: {{ listen: \"{{ip}}:0\"{api} }}\n{more}{}", principals());
     let mut cluster = Cluster::prepare(Options { nodes, apis: apis(disconnect), settings });
     std::fs::write(cluster.folder().join("secret"), format!("{SECRET}\n")).unwrap();
-    for index in 0..cluster.len() {
-        cluster.spawn(index).await;
-    }
-    for index in 0..cluster.len() {
-        cluster.wait_ready(index).await;
-    }
+    cluster.bring_up(0..cluster.len()).await;
     cluster
 }
 

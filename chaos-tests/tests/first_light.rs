@@ -379,12 +379,7 @@ async fn every_node_may_be_killed_and_the_cluster_carries_on_from_its_disks() {
     let nodes: Vec<_> = (0..cluster.len()).map(|node| cluster.take(node)).collect();
     nodes.iter().for_each(|node| node.signal(Signal::SIGKILL));
     join_all(nodes.into_iter().map(Process::wait)).await;
-    for node in 0..cluster.len() {
-        cluster.spawn(node).await;
-    }
-    for node in 0..cluster.len() {
-        cluster.wait_ready(node).await;
-    }
+    cluster.bring_up(0..cluster.len()).await;
     while !owed.is_empty() {
         let disconnect = backend.event_of("DISCONNECT").await;
         let id = disconnect["requestContext"]["connectionId"].as_str().unwrap().to_owned();

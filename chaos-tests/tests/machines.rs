@@ -111,12 +111,7 @@ async fn a_node_that_has_little_memory_turns_clients_away_and_is_not_killed() {
         "edge: { listen: \"{ip}:0\", outbox_bytes_max: 65536, outboxes_bytes_max: 33554432 }";
     let settings = settings.to_owned();
     let mut cluster = Cluster::prepare(Options { settings, ..Options::default() });
-    for node in 0..3 {
-        cluster.spawn(node).await;
-    }
-    for node in 0..3 {
-        cluster.wait_ready(node).await;
-    }
+    cluster.bring_up(0..3).await;
     let enough = cluster.node(2).resident_kib() * 1024 + 32 * MIB;
     cluster.take(2).kill().await;
     memory.set("memory.limit_in_bytes", &(enough + 96 * MIB).to_string());

@@ -37,12 +37,7 @@ async fn nodes_join_in_any_order_and_vote_by_their_ordinals() {
     let traffic = Traffic::start(&cluster, 4, 0).await;
 
     // Many at once.
-    for node in [3, 5] {
-        cluster.spawn(node).await;
-    }
-    for node in [3, 5] {
-        cluster.wait_ready(node).await;
-    }
+    cluster.bring_up([3, 5]).await;
     assert_members(&cluster, 5, &[0, 1, 2, 3, 4], &[5]).await;
     let mut client = cluster.client(5).await;
     let id = client.id().await;
@@ -65,12 +60,7 @@ async fn nodes_join_in_any_order_and_vote_by_their_ordinals() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_disk_comes_back_as_another_and_the_old_one_leaves() {
     let mut cluster = prepare(6, 3, "  voters_max: 5\n");
-    for node in 0..6 {
-        cluster.spawn(node).await;
-    }
-    for node in 0..6 {
-        cluster.wait_ready(node).await;
-    }
+    cluster.bring_up(0..6).await;
     assert_members(&cluster, 5, &[0, 1, 2, 3, 4], &[5]).await;
     let traffic = Traffic::start(&cluster, 5, 4).await;
     let cluster_id = view(&cluster, 5).await.unwrap().cluster_id;
@@ -96,12 +86,7 @@ async fn a_lost_disk_comes_back_as_another_and_the_old_one_leaves() {
 #[tokio::test(flavor = "multi_thread")]
 async fn members_move_are_away_and_are_removed() {
     let mut cluster = prepare(5, 3, "");
-    for node in 0..5 {
-        cluster.spawn(node).await;
-    }
-    for node in 0..5 {
-        cluster.wait_ready(node).await;
-    }
+    cluster.bring_up(0..5).await;
     assert_members(&cluster, 4, &[0, 1, 2], &[3, 4]).await;
     let traffic = Traffic::start(&cluster, 3, 4).await;
     a_twin_waits(&cluster, 2).await;
@@ -115,12 +100,7 @@ async fn members_move_are_away_and_are_removed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_finds_a_cluster_whose_founders_have_all_moved_by_the_names_of_its_peers() {
     let mut cluster = prepare(4, 3, "");
-    for node in 0..3 {
-        cluster.spawn(node).await;
-    }
-    for node in 0..3 {
-        cluster.wait_ready(node).await;
-    }
+    cluster.bring_up(0..3).await;
     // Where its configuration says that the initial voters are, nobody is.
     let mut config = cluster.config(3);
     for node in 0..3 {

@@ -184,7 +184,7 @@ async fn who_led_before_a_restart_leads_again_by_an_election_only() {
     for process in processes {
         process.wait().await;
     }
-    cluster.spawn_all().await;
+    cluster.bring_up(0..cluster.len()).await;
     leaders_term(&cluster, term).await;
 }
 

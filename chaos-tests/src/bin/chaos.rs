@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use posthorn_chaos::hosts::Hosts;
 use posthorn_chaos::load::Plan;
+use posthorn_chaos::oracle::{self, End};
 use posthorn_chaos::rows::Row;
 use posthorn_chaos::schedule::Schedule;
 use posthorn_chaos::world::{Layout, World};
@@ -73,7 +74,10 @@ fn rows_of(layout: Layout, rows: Vec<Row>) -> bool {
     true
 }
 
-/// Faults that overlap, then peace, again and again.
+/// A soak that lasts so many seconds has met all that it can meet.
+const LONG_S: u64 = 1_800;
+
+/// Faults that overlap, then peace, again and again. At the end, how often what happened.
 fn soak(seconds: &str, seed: &str) -> ExitCode {
     let (Ok(seconds), Ok(seed)) = (seconds.parse(), seed.parse()) else {
         eprintln!("chaos: soak SECONDS [SEED]");
@@ -82,8 +86,9 @@ fn soak(seconds: &str, seed: &str) -> ExitCode {
     let Some(hosts) = Hosts::build(3) else { return ExitCode::FAILURE };
     let hosts = Arc::new(hosts);
     println!("seed {seed}");
-    hosts.run_outside(async || {
+    let ledger = hosts.run_outside(async || {
         let mut world = World::start(hosts.clone(), Layout::Three, &PLAN).await;
+        let history = world.history.clone();
         let mut schedule = Schedule::new(seed, 3);
         let (began, time) = (Instant::now(), Duration::from_secs(seconds));
         while began.elapsed() < time {
@@ -91,9 +96,19 @@ fn soak(seconds: &str, seed: &str) -> ExitCode {
             println!("{:6} s {storm:?}", began.elapsed().as_secs());
             world.weather(&storm).await;
             world.peace().await;
-            world.judge(&format!("seed-{seed}"), posthorn_chaos::oracle::End::Midway);
+            world.judge(&format!("seed-{seed}"), End::Midway);
         }
         world.finish(&format!("seed-{seed}")).await;
+        oracle::ledger(&history.records())
     });
-    ExitCode::SUCCESS
+    for (what, times) in &ledger {
+        println!("{times:9} {what}");
+    }
+    match seconds >= LONG_S && ledger.iter().any(|(_, times)| *times == 0) {
+        true => {
+            eprintln!("chaos: of all that, something never happened");
+            ExitCode::FAILURE
+        }
+        false => ExitCode::SUCCESS,
+    }
 }

@@ -5,6 +5,7 @@
 mod counters;
 mod delivery;
 mod directory;
+mod ledger;
 mod lifecycle;
 mod story;
 #[cfg(test)]
@@ -14,6 +15,7 @@ use std::fmt;
 
 use crate::history::Record;
 pub use crate::oracle::counters::Counted;
+pub use crate::oracle::ledger::ledger;
 use crate::oracle::story::Story;
 
 /// A promise that was broken.

@@ -233,6 +233,29 @@ fn what_a_node_counts_is_what_others_saw() {
     assert_eq!(counted(1, 0, called(3, 2)), 1);
 }
 
+#[test]
+fn the_ledger_tells_what_happened_and_what_never_did() {
+    let mut events = sound();
+    events.extend(post(3, Outcome::Unavailable));
+    events.extend(post(4, Outcome::Unknown));
+    events.push(called(Kind::Disconnect, "node-1.1"));
+    events.push(Event::FaultBegin { fault: "Play(Delay { mean: 1ms, spread: 1ms })".to_owned() });
+    let mut ledger = ledger(&records(&events));
+    ledger.retain(|(_, times)| *times > 0);
+    let ledger: Vec<_> = ledger.iter().map(|(what, times)| (&**what, *times)).collect();
+    assert_eq!(
+        ledger,
+        [
+            ("a post accepted that arrived", 3),
+            ("a post told unavailable", 1),
+            ("a post told unknown that did not arrive", 1),
+            ("a $disconnect by another run", 1),
+            ("a $disconnect told again", 1),
+            ("a fault: Play Delay", 1),
+        ]
+    );
+}
+
 /// A second between any two.
 fn records(events: &[Event]) -> Vec<Record> {
     let times = (0..).map(|second| second * 1_000_000);

@@ -219,11 +219,6 @@ async fn start(integration: &str) -> (Cluster, String) {
     );
     let mut cluster = Cluster::prepare(Options { apis, settings, ..Options::default() });
     std::fs::write(cluster.folder().join("secret"), SECRET).expect("a file can be written");
-    for index in 0..cluster.len() {
-        cluster.spawn(index).await;
-    }
-    for index in 0..cluster.len() {
-        cluster.wait_ready(index).await;
-    }
+    cluster.bring_up(0..cluster.len()).await;
     (cluster, listen)
 }
