@@ -167,10 +167,11 @@ impl Edge {
     {
         let session = opening::open(&self, stream, peer, deadline, &mut places).await;
         places.handshake = None;
-        if let Some(session) = session {
+        if let Some(mut session) = session {
             // A task of its own, so that what the handshake needed is not kept beside it.
             tasks.spawn(async move {
                 session.run().await;
+                drop(session);
                 drop(places);
             });
         }
