@@ -151,7 +151,7 @@ impl Outbound {
     }
 
     /// Sends mail where the directory says.
-    fn try_send(&self, parcel: Parcel) -> Tried {
+    fn try_send(self: &Arc<Outbound>, parcel: Parcel) -> Tried {
         let connection = parcel.mail.connection;
         if let Some(mailbox) = self.mailboxes.get(connection) {
             if !parcel.scope.covers(&mailbox.info) {
@@ -213,7 +213,7 @@ impl Outbound {
         }
     }
 
-    fn forward(&self, owner: NodeRun, address: Arc<str>, parcel: Parcel) {
+    fn forward(self: &Arc<Outbound>, owner: NodeRun, address: Arc<str>, parcel: Parcel) {
         let Parcel { mail, scope: _, deadline, tell } = parcel;
         let frame = encode_mail(owner, &mail);
         let is_post = matches!(mail.wish, Wish::Post(_));
@@ -223,8 +223,7 @@ impl Outbound {
             connection: mail.connection,
             is_post,
             owner,
-            consensus: self.consensus.clone(),
-            metrics: self.metrics.clone(),
+            outbound: self.clone(),
             started: Instant::now(),
             tell: tell.clone(),
         };
@@ -325,7 +324,7 @@ impl Outbound {
         }
     }
 
-    fn send_settled(&self, parcel: Parcel, is_settled: bool) {
+    fn send_settled(self: &Arc<Outbound>, parcel: Parcel, is_settled: bool) {
         if !is_settled {
             return tell_absent(parcel, is_settled);
         }
@@ -342,8 +341,7 @@ struct Forwarded {
     /// Only posts are counted.
     is_post: bool,
     owner: NodeRun,
-    consensus: Consensus,
-    metrics: Arc<Metrics>,
+    outbound: Arc<Outbound>,
     started: Instant,
     tell: Arc<Mutex<Option<Tell>>>,
 }
@@ -359,9 +357,9 @@ impl PostReply for Forwarded {
             Err(PostError::Unknown) => Err(DeliverError::Unknown),
         };
         if self.is_post {
-            let outcome = label(&answered);
-            self.metrics.posts.forwarded.at(outcome).increment(1);
-            self.metrics.posts.forward_seconds.at(outcome).record(self.started.elapsed());
+            let (outcome, posts) = (label(&answered), &self.outbound.metrics.posts);
+            posts.forwarded.at(outcome).increment(1);
+            posts.forward_seconds.at(outcome).record(self.started.elapsed());
         }
         if let Some(tell) = self.tell.lock().take() {
             tell(answered);
@@ -372,7 +370,8 @@ impl PostReply for Forwarded {
 impl Forwarded {
     /// Whether the owner was evicted, and its connections with it.
     fn is_over(&self) -> bool {
-        !self.consensus.replica().read(|directory| directory.is_current(self.owner))
+        let replica = self.outbound.consensus.replica();
+        !replica.read(|directory| directory.is_current(self.owner))
     }
 }
 
