@@ -287,8 +287,9 @@ impl World {
                     return true;
                 }
                 // Cancelled is said by the library, of a call that it had not sent when the
-                // connection ended. Were that not so, the number would come twice.
-                Err(Code::Unavailable | Code::Cancelled) if attempt == 0 => {
+                // connection ended, and Internal of one that crossed the node's GOAWAY: nodes
+                // never say it. Were that not so, the number would come twice.
+                Err(Code::Unavailable | Code::Cancelled | Code::Internal) if attempt == 0 => {
                     self.retried.fetch_add(1, Ordering::SeqCst);
                 }
                 Err(code) => {
