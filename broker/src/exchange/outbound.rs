@@ -263,6 +263,8 @@ impl Outbound {
                     outbound.give_up(gone);
                 });
             }
+            // What was for the run before would be written to a process that is no more.
+            current.difference(&known).for_each(|came| self.fabric.give_up(*came));
             known = current;
             if epoch.changed().await.is_err() {
                 return;
@@ -270,7 +272,7 @@ impl Outbound {
         }
     }
 
-    /// Unless the node has begun another run: that one says itself what is lost with the one before.
+    /// Unless the node has begun another run.
     fn give_up(&self, node: NodeId) {
         // While it is read, no run begins.
         self.consensus.replica().read(|directory| {
