@@ -22,7 +22,6 @@ use crate::consensus::{Consensus, Failure, Fence, StartError, Started};
 use crate::descriptors::Shares;
 use crate::draining::Draining;
 use crate::edge::{self, Edge};
-use crate::exchange::outbound::FAREWELL;
 use crate::exchange::outboxes::Outboxes;
 use crate::exchange::stage::{Lasting, Stages};
 use crate::exchange::{Gateway, Limits};
@@ -35,6 +34,8 @@ use crate::tls::{ServerTls, TlsError};
 
 /// How long calls of the API may take to end.
 const API_GRACE: Duration = Duration::from_secs(5);
+/// How long a node that has left still answers the others, until all of them have heard of it.
+const LINGER: Duration = Duration::from_millis(300);
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// A node whose doors are open and who has not yet asked anybody anything.
@@ -245,7 +246,7 @@ impl Node {
         }
         consensus.leave().await;
         if failed.is_none() && consensus.has_peers() {
-            tokio::time::sleep(FAREWELL).await;
+            tokio::time::sleep(LINGER).await;
         }
         consensus.shut_down().await;
         all.cancel();

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use posthorn_core::directory::Entry;
-use posthorn_core::ids::{ConnectionId, NodeId, NodeRun};
+use posthorn_core::ids::{ConnectionId, NodeRun};
 use posthorn_core::placement::{self, Located};
 use tokio::sync::oneshot;
 
@@ -37,8 +37,6 @@ use crate::telemetry::Metrics;
 const WAITING_MAX: usize = 16 * 1024;
 /// How long the cluster may take to say so.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long a node that has left still answers the others, until all of them have heard of it.
-pub const FAREWELL: Duration = Duration::from_millis(300);
 
 /// Told once what some mail came to, now or later, from whatever thread learns it.
 pub type Tell = Box<dyn FnOnce(Result<Answered, DeliverError>) + Send>;
@@ -246,8 +244,7 @@ impl Outbound {
         }
     }
 
-    /// Has nobody wait for a node that no longer has a run, for ever. One that left in order answers what
-    /// reached it before.
+    /// Has nobody wait for a node that no longer has a run, for ever.
     pub async fn give_up_the_evicted(self: Arc<Outbound>) {
         let mut epoch = self.consensus.replica().watch_epoch();
         let mut known = BTreeSet::new();
@@ -256,30 +253,14 @@ impl Outbound {
                 .consensus
                 .replica()
                 .read(|directory| directory.current_runs().map(|(run, _)| run.node).collect());
-            for gone in known.difference(&current).copied() {
-                let outbound = self.clone();
-                tokio::spawn(async move {
-                    tokio::time::sleep(FAREWELL * 2).await;
-                    outbound.give_up(gone);
-                });
+            for gone in known.difference(&current) {
+                self.fabric.give_up(*gone);
             }
-            // What was for the run before would be written to a process that is no more.
-            current.difference(&known).for_each(|came| self.fabric.give_up(*came));
             known = current;
             if epoch.changed().await.is_err() {
                 return;
             }
         }
-    }
-
-    /// Unless the node has begun another run.
-    fn give_up(&self, node: NodeId) {
-        // While it is read, no run begins.
-        self.consensus.replica().read(|directory| {
-            if directory.current_runs().all(|(run, _)| run.node != node) {
-                self.fabric.give_up(node);
-            }
-        });
     }
 
     /// This replica does not know the connection, as it may be behind, or its sender is not to know it.
