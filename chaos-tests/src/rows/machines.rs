@@ -144,6 +144,9 @@ pub(super) async fn freeze_owner(world: &mut World) -> Vec<Figure> {
     vec![("told", told), ("fenced after thawing", fenced)]
 }
 
+/// As many tenths of a second without a processor as a starved node is to have.
+const PERIODS_MET: u64 = 100;
+
 /// F57: a tenth of a processor, for the leader and then for another.
 pub(super) async fn starved(world: &mut World) -> Vec<Figure> {
     let Some(processor) = ControlGroup::make("cpu") else { return Vec::new() };
@@ -156,7 +159,12 @@ pub(super) async fn starved(world: &mut World) -> Vec<Figure> {
         processor.set("cpu.cfs_quota_us", "10000");
         processor.take(world.cluster.node(node).pid());
         world.history.record(Event::FaultBegin { fault: format!("Starve({node})") });
-        tokio::time::sleep(2 * PATIENCE).await;
+        let withheld = withheld(&processor) + PERIODS_MET;
+        world
+            .until("a processor that is withheld", async || {
+                (self::withheld(&processor) >= withheld).then_some(())
+            })
+            .await;
         let connects = world.connects_at(&rest).await;
         processor.set("cpu.cfs_quota_us", "-1");
         world.history.record(Event::FaultEnd { fault: format!("Starve({node})") });
@@ -169,6 +177,13 @@ pub(super) async fn starved(world: &mut World) -> Vec<Figure> {
         figures.push(("connects", connects));
     }
     figures
+}
+
+/// In how many tenths of a second the group wanted more of a processor than it may have.
+fn withheld(processor: &ControlGroup) -> u64 {
+    let stat = processor.get("cpu.stat");
+    let periods = stat.lines().find_map(|line| line.strip_prefix("nr_throttled "));
+    periods.and_then(|periods| periods.parse().ok()).expect("the kernel counts them")
 }
 
 async fn restart(world: &mut World, nodes: &[usize]) {
